@@ -1,0 +1,93 @@
+# transfer_course. `make` alone lists what there is.
+# Everything runs from .venv; nothing asks you to activate it. PYTHON=… names the Python to make it from, TORCH=cpu keeps NVIDIA's libraries out.
+SHELL  := /bin/sh
+PYTHON ?=
+TORCH  ?=
+FLAGS  ?=
+BIN    := .venv/bin
+STAMP  := .venv/.set-up
+# One notebook a core, eight at most, is tested at a time: their threads share the machine.
+SHARE   = OMP_NUM_THREADS=$$($(BIN)/python -c 'import os; n = os.cpu_count() or 1; print(max(1, n//min(n, 8)))')
+
+.PHONY: help course test lab bench runs check export readme setup clean
+
+help:
+	@echo 'make course   set up, then train on 300 flowers: a pretrained network beside a random one'
+	@echo 'make test     set up, then check everything: in sync, notebooks, tests (FLAGS="slow real" adds flagged cells)'
+	@echo 'make lab      set up, then open the notebooks in JupyterLab'
+	@echo 'make runs     work through the runs of the course that are missing; stop and go on as you like (hours)'
+	@echo 'make bench    measure against plain fastai on this machine'
+	@echo 'make export   modules and README from the notebooks, and clean notebooks, after an edit'
+	@echo 'make check    are modules, notebooks and README in sync?'
+	@echo 'make readme   README.md from nbs/index.ipynb'
+	@echo 'make setup    .venv alone; TORCH=cpu keeps NVIDIA libraries out of it'
+	@echo 'make clean    remove what builds and tests leave behind (your runs and .venv stay)'
+
+course: $(STAMP)
+	@$(BIN)/transfer_course run flowers --scale sample --seeds 1
+
+test: $(STAMP)
+	$(BIN)/python -m transfer_course.house sync
+	@flags='$(FLAGS)'; \
+	if nvidia-smi -L >/dev/null 2>&1 && $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then flags="$$flags cuda"; fi; \
+	echo "nbdev_test --timing --flags '$$flags'"; \
+	$(SHARE) $(BIN)/nbdev_test --timing --flags "$$flags"
+	$(BIN)/python -m pytest -q tests
+
+lab: $(STAMP)
+	@cd nbs && ../$(BIN)/jupyter lab
+
+bench: $(STAMP)
+	@$(BIN)/transfer_course bench
+
+runs: $(STAMP)
+	@$(BIN)/transfer_course runs
+
+check: $(STAMP)
+	@$(BIN)/python -m transfer_course.house sync
+
+export: $(STAMP)
+	@$(BIN)/nbdev_export
+	@$(BIN)/nbdev_clean
+	@$(BIN)/python -m transfer_course.house readme
+
+readme: $(STAMP)
+	@$(BIN)/python -m transfer_course.house readme
+
+setup: $(STAMP)
+	@:
+
+# Made again when the requirements change; what is installed already is not fetched again.
+$(STAMP): settings.ini setup.py
+	@case '$(TORCH)' in \
+	''|cpu) ;; \
+	*) echo 'TORCH is cpu or nothing, not "$(TORCH)".'; exit 1;; \
+	esac; \
+	python=; \
+	for p in '$(PYTHON)' python3.11 python3.12 python3.13 python3 python; do \
+	  if [ -n "$$p" ] && "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then python=$$p; break; fi; \
+	done; \
+	uv=$$(command -v uv || true); \
+	if [ -z "$$python$$uv" ]; then \
+	  echo 'Python 3.11 or later is needed and was not found: install it, or name one with make PYTHON=/path/to/python3.'; exit 1; \
+	fi; \
+	if [ '$(TORCH)' = cpu ] || [ "$$(uname)" = Darwin ]; then size='about 0.5 GB (2 GB installed)'; \
+	else size='about 3 GB (6 GB installed), most of it libraries for NVIDIA GPUs; TORCH=cpu does without them'; fi; \
+	echo "Setting up .venv: PyTorch, fastai, JupyterLab and a small pretrained network are fetched, $$size."; \
+	if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	  if [ -n "$$uv" ]; then "$$uv" venv --quiet --seed --allow-existing --python "$${python:-3.11}" .venv; \
+	  else "$$python" -m venv --clear .venv || { echo 'Python could not make .venv: on Debian and Ubuntu the package python3-venv is missing.'; exit 1; }; fi; \
+	fi && \
+	if [ '$(TORCH)' = cpu ] && [ -z "$$uv" ]; then \
+	  echo 'Choosing a CPU-only torch is what uv can do and pip cannot: putting uv into .venv.'; \
+	  $(BIN)/python -m pip install --quiet uv && uv=$(BIN)/uv; \
+	fi && \
+	if [ -n "$$uv" ]; then "$$uv" pip install --python $(BIN)/python $(if $(filter cpu,$(TORCH)),--torch-backend cpu) -e '.[dev]'; \
+	elif [ -t 1 ]; then $(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'; \
+	else $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'; fi && \
+	touch $(STAMP) && echo 'Set up.'
+
+clean:
+	rm -rf build dist _proc _docs .pytest_cache *.egg-info
+	find nbs tests transfer_course -name __pycache__ -prune -exec rm -rf {} +
+	find nbs -name .ipynb_checkpoints -prune -exec rm -rf {} +

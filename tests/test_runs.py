@@ -1,0 +1,139 @@
+"""Runs that are killed, met by two processes, or found damaged; learners that load in a fresh process; the command line's errors."""
+import json, os, signal, subprocess, sys, time
+from pathlib import Path
+import pytest
+from transfer_course.core import CourseError
+from transfer_course.data import split_by_hash
+from transfer_course.experiment import Experiment, Schedule, find_run, load_runs, read_run
+
+# An experiment that trains in a second: pictures made by program, two phases, the smallest net with packaged weights.
+EXPERIMENT = """
+import sys, torch
+torch.set_num_threads(1)
+from transfer_course.data import split_by_hash
+from transfer_course.experiment import *
+exp = Experiment('own', sys.argv[1], lambda ds: split_by_hash(ds, .25, .25), 'tf_efficientnet_lite0', Schedule.fine_tune(2), scale='sample', size=32, bs=8, seeds=(0,))
+"""
+RUN = "print('ready', flush=True)\nexp.run_one('pretrained', 0, resume=True, say=lambda run, row: (print(row['epoch'], flush=True), sys.stdin.readline()))"
+
+
+def process(folder, runs, code=RUN):
+    env = dict(os.environ, TRANSFER_COURSE_RUNS=str(runs), OMP_NUM_THREADS='1')
+    return subprocess.Popen([sys.executable, '-W', 'ignore', '-c', EXPERIMENT+code, str(folder)], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(p, n=9):
+    out, err = p.communicate('\n'*n, timeout=300)
+    assert p.returncode == 0, err
+    return out
+
+
+def epochs(run): return [{k: v for k, v in e.items() if 'seconds' not in k} for e in run.epochs]
+
+
+@pytest.fixture(scope='module')
+def shapes(tmp_path_factory):
+    from transfer_course.pictures import make_pictures
+    folder = tmp_path_factory.mktemp('pictures')/'shapes'
+    make_pictures(folder, n=48, size=40)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def through(shapes, tmp_path_factory):
+    "A run that nobody disturbed"
+    runs = tmp_path_factory.mktemp('through')
+    finish(process(shapes, runs))
+    return read_run(next((runs/'own').glob('*.json')))
+
+
+def test_killed_after_each_epoch_it_ends_alike(shapes, through, tmp_path):
+    for last in ('0', '1'):
+        p = process(shapes, tmp_path)
+        while (line := p.stdout.readline().strip()) != last: assert line or p.poll() is None, p.stderr.read()
+        p.send_signal(signal.SIGKILL); p.wait()
+        stopped = read_run(next((tmp_path/'own').glob('*.json')))
+        assert stopped.status == 'running' and len(stopped.epochs) == int(last)+1
+    finish(process(shapes, tmp_path))
+    again = read_run(stopped.path)
+    assert epochs(again) == epochs(through)
+    assert again.answers().equals(through.answers())
+    assert again.weights_path.read_bytes() == through.weights_path.read_bytes()
+
+
+def test_two_processes_on_one_run(shapes, tmp_path):
+    first = process(shapes, tmp_path)
+    while first.stdout.readline().strip() != '0': assert first.poll() is None, first.stderr.read()
+    second = process(shapes, tmp_path)
+    _, err = second.communicate('\n'*9, timeout=300)
+    assert 'Another process is working on the run' in err
+    finish(first)
+
+
+def test_a_run_cut_short_is_told_by_name(through, tmp_path):
+    p = tmp_path/'own'/'cut.json'
+    p.parent.mkdir()
+    p.write_text(through.path.read_text()[:500])
+    with pytest.raises(CourseError, match='cut.json is damaged'): read_run(p)
+    p.write_text('[]')
+    with pytest.raises(CourseError, match='no run of this course'): read_run(p)
+
+
+def test_a_damaged_run_does_not_hide_the_others(through, monkeypatch):
+    monkeypatch.setenv('TRANSFER_COURSE_RUNS', str(through.path.parent.parent))
+    bad = through.path.with_name('bad.json')
+    bad.write_text('{')
+    with pytest.warns(UserWarning, match='bad.json is damaged'): assert through.name in [r.name for r in load_runs('own', committed=False)]
+    bad.unlink()
+
+
+def test_a_run_cut_short_goes_on_from_its_checkpoint(shapes, through, tmp_path):
+    p = process(shapes, tmp_path)
+    while p.stdout.readline().strip() != '1': assert p.poll() is None, p.stderr.read()
+    p.kill(); p.wait()
+    run = next((tmp_path/'own').glob('*.json'))
+    run.write_text(run.read_text()[:300])
+    finish(process(shapes, tmp_path))
+    assert epochs(read_run(run)) == epochs(through)
+
+
+def test_an_exported_learner_loads_in_a_fresh_process(shapes, through, monkeypatch, tmp_path):
+    from transfer_course.experiment import export
+    photo = sorted(shapes.glob('*/*'))[0]
+    pkl = export(through, tmp_path/'net.pkl')
+    code = f"from fastai.learner import load_learner; print(load_learner({str(pkl)!r}).predict({str(photo)!r})[0])"
+    out = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, cwd=tmp_path)
+    assert out.stdout.strip() in through.settings['classes'], out.stderr
+
+
+def cli(*args, **env):
+    out = subprocess.run([sys.executable, '-W', 'ignore', '-m', 'transfer_course.cli', *map(str, args)], capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS='1', **env))
+    assert 'Traceback' not in out.stderr, out.stderr
+    return out
+
+
+@pytest.mark.parametrize('args, says', [
+    (['run', 'flours'], "did you mean 'flowers'"),
+    (['run', 'flowers', '--scale', 'smple'], "did you mean 'sample'"),
+    (['run', 'flowers', '--scale', 'sample', '--arch', 'resnet81'], "did you mean 'resnet18'"),
+    (['run', 'flowers', '--scale', 'sample', '--arch', 'resnet50'], "asks no network"),
+    (['run', 'flowers', '--scale', 'sample', '--weights', 'imagnet'], "There are no weights 'imagnet'"),
+    (['run', 'flowers', '--seeds', 'x'], 'names no seeds'),
+    (['run', '--data', 'no/such/folder'], 'no folder'),
+    (['data', 'flwers'], "did you mean 'flowers'"),
+    (['predict', 'nothing', 'a.jpg'], "There is no run 'nothing'"),
+])
+def test_errors_are_sentences(args, says, tmp_path):
+    out = cli(*args, TRANSFER_COURSE_RUNS=str(tmp_path))
+    assert out.returncode == 2 and says in out.stderr
+    assert out.stderr.count('\n') == 1
+
+
+def test_predict_and_export_by_name(through, shapes, tmp_path):
+    env = dict(TRANSFER_COURSE_RUNS=str(through.path.parent.parent))
+    photo = sorted(shapes.glob('*/*'))[0]
+    out = cli('predict', through.name, photo, **env)
+    assert out.returncode == 0 and str(photo) in out.stdout, out.stderr
+    (tmp_path/'torn.jpg').write_bytes(photo.read_bytes()[:60])
+    out = cli('predict', through.name, tmp_path/'torn.jpg', **env)
+    assert out.returncode == 2 and 'torn.jpg' in out.stderr
