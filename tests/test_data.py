@@ -115,7 +115,7 @@ def server(packed):
             self.wfile.write(body[:len(body)//2] if cut else body)
         def log_message(self, *args): pass
     served = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-    threading.Thread(target=served.serve_forever, daemon=True).start()
+    threading.Thread(target=served.serve_forever, args=(.01,), daemon=True).start()
     yield SimpleNamespace(url=f'http://127.0.0.1:{served.server_port}', asked=asked)
     served.shutdown(); served.server_close()
 
@@ -200,9 +200,10 @@ def test_tar_and_nested_zip(tmp_path, stars, packed):
     with zipfile.ZipFile(tmp_path/'nested.zip', 'w') as z: z.write(packed, 'train.zip')
     for o in 'stars.tgz', 'nested.zip': assert len(own_data(unpack(tmp_path/o, tmp_path/'out'/o))) == 6
 
-def test_truncated_tar(tmp_path, stars):
+@pytest.mark.parametrize('lost', [1, 30, 1000], ids=lambda n: f'{n} bytes')
+def test_truncated_tar(tmp_path, stars, lost):
     with tarfile.open(tmp_path/'stars.tgz', 'w:gz') as t: t.add(stars, 'stars')
-    (tmp_path/'cut.tgz').write_bytes((tmp_path/'stars.tgz').read_bytes()[:2000])
+    (tmp_path/'cut.tgz').write_bytes((tmp_path/'stars.tgz').read_bytes()[:-lost])
     with says('could not be unpacked'): unpack(tmp_path/'cut.tgz', tmp_path/'out')
 
 def test_full_refuses_a_part(tmp_path, monkeypatch, packed):
@@ -358,3 +359,8 @@ def test_sample_is_what_write_sample_writes(tmp_path, monkeypatch):
     write_sample(ds, ds.credits, tmp_path/'sample')
     for o in 'credits.csv', 'README.md': assert (tmp_path/'sample'/o).read_text()==(sample.path/o).read_text()
     assert own_data(tmp_path/'sample').names == sample.names
+
+def test_readme_names_every_data_set():
+    from transfer_course.core import course_path
+    text = course_path('data', 'README.md').read_text()
+    assert all(f'`{name}`' in text and f"{o['photos']:,}" in text for name,o in data_sets().items())

@@ -89,7 +89,7 @@ def test_a_damaged_run_does_not_hide_the_others(through, monkeypatch):
 
 def test_a_run_cut_short_goes_on_from_its_checkpoint(shapes, through, tmp_path):
     p = process(shapes, tmp_path)
-    while p.stdout.readline().strip() != '1': assert p.poll() is None, p.stderr.read()
+    while p.stdout.readline().strip() != '0': assert p.poll() is None, p.stderr.read()
     p.kill(); p.wait()
     run = next((tmp_path/'own').glob('*.json'))
     run.write_text(run.read_text()[:300])

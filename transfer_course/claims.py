@@ -401,9 +401,13 @@ def judge_ordering(
 # %% ../nbs/lib/55_claims.ipynb #5053134d
 _KEYS = [f.name for f in fields(Claim)]
 _REQUIRED = 'id', 'article', 'says', 'quantity', 'value', 'unit', 'how', 'rule', 'source'
-_NUMBERS = 'value', 'tolerance', 'found'
+_KINDS = dict.fromkeys(('value', 'tolerance', 'found'), 'number') | dict(conditions='table', given='table', arms='list of two')
 
-def _number(x): return isinstance(x, (int, float)) and not isinstance(x, bool)
+def _is(x, kind):
+    "Is a value of the file what its key wants?"
+    if kind=='number': return isinstance(x, (int, float)) and not isinstance(x, bool)
+    if kind=='table': return isinstance(x, dict)
+    return isinstance(x, list) and len(x)==2 if kind=='list of two' else isinstance(x, str)
 
 def _check(row):
     "The first thing wrong with a row, or None"
@@ -412,7 +416,8 @@ def _check(row):
     for k in _REQUIRED:
         if k not in row: return f"The key '{k}' is missing: every claim needs it."
     for k,v in row.items():
-        if k in _NUMBERS and not _number(v): return f"'{k}' is {v!r}, and a number is wanted."
+        kind = _KINDS.get(k, 'text')
+        if not _is(v, kind): return f"'{k}' is {v!r}, and a {kind} is wanted."
     if row['rule'] not in RULES: return str(unknown('rule', row['rule'], RULES))
     r = RULES[row['rule']]
     if row['how']!=r.how: return f"'how' is '{row['how']}', but the rule '{row['rule']}' judges by '{r.how}'."
@@ -422,17 +427,20 @@ def _check(row):
     if r.how=='run' and row['quantity'] not in QUANTITIES: return str(unknown('measure of runs', row['quantity'], QUANTITIES))
     for k in row.get('conditions', {}):
         if k not in CONDITIONS: return str(unknown('condition', k, CONDITIONS))
+    if 'formula' in row:
+        try: evaluate(row['formula'], row.get('given', {}))
+        except CourseError as e: return str(e)
 
 def read_claims(
     path:str|Path|None=None, # A TOML file; None reads the course's own
 ) -> list: # Of `Claim`, in the file's order
     "All claims, checked; a fault is a `CourseError` with line and row"
     path = Path(path or course_path('data', 'claims.toml'))
-    try: text = path.read_text(encoding='utf-8')
+    try: rows = tomllib.loads(text := path.read_text(encoding='utf-8'))
     except FileNotFoundError: raise CourseError(f"{path} is not there: it holds the articles' claims.") from None
-    try: rows = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as e: raise CourseError(f"{path.name} is damaged: {e}. It was cut short or edited.") from None
-    if extra := [k for k in rows if k!='claim']: raise CourseError(f"{path.name} may hold tables [[claim]] only, and there is '{extra[0]}'.")
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e: raise CourseError(f"{path.name} is damaged: {e}. It was cut short or edited.") from None
+    other = [k for k,v in rows.items() if k!='claim' or not isinstance(v, list)]
+    if other: raise CourseError(f"{path.name} may hold tables [[claim]] only, and there is '{other[0]}'.")
     rows = rows.get('claim', [])
     lines = [i for i,l in enumerate(text.splitlines(), 1) if re.match(r'\s*\[\[\s*claim\s*\]\]', l)]
     seen = {}

@@ -39,10 +39,10 @@ def own_experiment(
     scale:str='quick', # `quick` unless told otherwise
     **changes # Fields of `Experiment`
 ):
-    "The flowers chapter's protocol on a reader's own photos: both arms, a fifth of the photos held out for validation and a fifth for the test"
-    from transfer_course.data import split_by_hash
+    "The flowers chapter's protocol on a reader's own photos: both arms, on the folder's own split or one by hash"
+    from transfer_course.data import get_split
     from transfer_course.experiment import Experiment, Schedule
-    return Experiment('own', folder, lambda ds: split_by_hash(ds, .2, .2), arch, changes.pop('schedule', Schedule.fine_tune(3)), scale=scale, **changes)
+    return Experiment('own', folder, get_split, arch, changes.pop('schedule', Schedule.fine_tune(3)), scale=scale, **changes)
 
 def _changes(args) -> dict:
     "Fields of an `Experiment` from the command line's options; what was not given is left to the chapter"
@@ -63,7 +63,7 @@ def run(args):
     runs = exp.run(args.resume, args.fresh)
     from transfer_course.report import compare_table, figure_for
     print('\n' + compare_table(runs).to_string(index=False))
-    figure = figure_for(runs, runs_path(exp.chapter, f'{exp.group}.png'))
+    figure = figure_for(runs, runs_path(exp.chapter, f'{exp.group}.png'), exp.dataset)
     if args.commit:
         from transfer_course.experiment import commit_run
         for r in runs: print('committed', commit_run(r).name)

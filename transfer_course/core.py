@@ -241,7 +241,7 @@ def code_hash(
 
 def code_state(
     modules # Names of modules of this package, such as `['models', 'flowers']`
-) -> dict: # The commit (None outside a checkout), whether files differ from it, and a hash a module
+) -> dict: # The commit (None outside a checkout), whether these modules differ from it, and a hash of each
     "Which code is running"
     package = _package()
     def git(*args):
@@ -249,9 +249,9 @@ def code_state(
         except (OSError, subprocess.TimeoutExpired): return None
     head = git('rev-parse', '--short=12', 'HEAD')
     ok = head is not None and head.returncode == 0
-    dirty = ok and bool(git('status', '--porcelain', '--', str(package)).stdout.strip())
-    return dict(commit=head.stdout.strip() if ok else None, dirty=dirty,
-                modules={o: code_hash((package/f'{o}.py').read_text()) for o in modules})
+    files = [package/f'{o}.py' for o in modules]
+    dirty = ok and bool(git('status', '--porcelain', '--', *map(str, files)).stdout.strip())
+    return dict(commit=head.stdout.strip() if ok else None, dirty=dirty, modules={p.stem: code_hash(p.read_text()) for p in files})
 
 # %% ../nbs/lib/00_core.ipynb #47d75d17
 def progress(
@@ -262,4 +262,6 @@ def progress(
     "fastprogress' bar where somebody can see it, nothing elsewhere"
     if not (sys.stdout.isatty() or 'ipykernel' in sys.modules) or os.environ.get('IN_TEST'): return items
     from fastprogress.fastprogress import progress_bar
-    return progress_bar(items, total=total, comment=comment, leave=False)
+    bar = progress_bar(items, total=total, leave=False)
+    bar.comment = comment
+    return bar

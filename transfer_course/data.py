@@ -240,6 +240,8 @@ def _unpack_into(path, folder, left, nested=True):
             if nested and target.suffix.lower()=='.zip':
                 left = _unpack_into(target, target.parent, left, nested=False)
                 target.unlink()
+        if isinstance(archive, tarfile.TarFile): # gzip's checksum stands at the very end, which a reader of files never sees
+            while archive.fileobj.read(1<<20): pass
     return left
 
 def sweep(
@@ -380,7 +382,7 @@ def _fetch_url(entry, folder):
             status = getattr(e.response, 'status_code', None)
             if status and status < 500: raise _NotHere(f"{entry['url']} answers {status}: the address is dead, or not for you") from None
             if attempt==TRIES: raise _NotHere(f"{entry['url']} could not be read to its end in {TRIES} attempts ({type(e).__name__}): is there a network?") from None
-            print(f"The connection to {entry['url']} broke off. A download can't go on where it stopped, so it starts over ({attempt+1} of {TRIES}).", file=sys.stderr)
+            print(f"{entry['url']} did not answer, or broke off. A download can't go on where it stopped, so it starts over ({attempt+1} of {TRIES}).", file=sys.stderr)
             time.sleep(PAUSE)
 
 def _from_url(entry, scale):

@@ -118,7 +118,7 @@ def _row(runs, part, article):
     mean,lo,hi = band([r.d[part]['acc'] for r in done], n) if done else (None,)*3
     seeds = f'{len(done)}' if len(done)==len(runs) else f'{len(done)} of {len(runs)}'
     return {'arm': runs[0].arm, 'net': _net(runs[0]), 'weights': _weights(runs[0]), 'accuracy': f'{100*mean:.1f} %' if done else '–',
-            'interval': f'{100*lo:.1f}–{100*hi:.1f} %' if done else '–', 'photos': n, 'seeds': seeds, 'epochs': _about([len(r.epochs) for r in runs]),
+            'interval': f'{100*lo:.1f}–{100*hi:.1f} %' if done else '–', 'photos': n or '–', 'seeds': seeds, 'epochs': _about([len(r.epochs) for r in runs]),
             'seconds': _about([r.seconds for r in done if r.seconds is not None]), 'article': show(article, 'rate') or '–'}
 
 def compare_table(
@@ -132,7 +132,8 @@ def compare_table(
     if part not in ('valid', 'test'): raise unknown('part', part, ('valid', 'test'))
     if article is None: article = article_figure(runs[0].chapter, part)
     rows = [_row([r for r in group if r.arm==arm], part, article) for group in _groups(runs).values() for arm in _arms(group)]
-    table = pd.DataFrame(rows).rename(columns={'accuracy': 'test accuracy' if part=='test' else 'validation accuracy'})
+    word = 'test' if part=='test' else 'validation'
+    table = pd.DataFrame(rows).rename(columns={'accuracy': f'{word} accuracy', 'photos': f'{word} photos'})
     table.attrs['part'] = part
     return table
 
@@ -163,12 +164,12 @@ def _draw_curves(ax, runs, x, y, article):
     if x=='epoch': ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     else: ax.set_xlim(left=0)
 
-def _curve_legend(fig, runs, article, **kw):
+def _curve_legend(fig, runs, article, width):
     "Colours are arms, styles are parts"
     keys = [Line2D([], [], color=arm_color(a), lw=2, label=a) for a in _arms(runs)]
     keys += [Line2D([], [], color='black', lw=2, label='validation'), Line2D([], [], color='black', ls=':', lw=1.3, label='training')]
     if article is not None: keys.append(Line2D([], [], color=ARTICLE_COLOR, ls='--', lw=1.2, label=f'article, validation: {show(article, "rate")}'))
-    fig.legend(handles=keys, loc='outside upper left', ncols=len(keys), handlelength=2, columnspacing=1.4, **kw)
+    fig.legend(handles=keys, loc='outside upper left', ncols=min(len(keys), int(width/1.1)), handlelength=2, columnspacing=1.4)
 
 @_styled
 def plot_curves(
@@ -191,7 +192,7 @@ def plot_curves(
         _draw_curves(ax, group, x, y, article)
         ax.set_title(f"{_net(group[0])}, {group[0].settings['size']} px")
         ax.label_outer()
-    _curve_legend(fig, runs, article if y=='acc' else None)
+    _curve_legend(fig, runs, article if y=='acc' else None, width)
     band = 'Line: mean of the seeds; band: from the lowest seed to the highest'
     _write_caption(fig, caption(runs, *[band]*(len({r.seed for r in runs})>1)), width)
     return fig
@@ -229,6 +230,11 @@ def plot_learning_curve(
     return fig
 
 # %% ../nbs/lib/60_report.ipynb #c5ac1684
+def _word(part): return 'test' if part=='test' else 'validation'
+def _seeds(runs):
+    seeds = list(dict.fromkeys(str(r.seed) for r in runs))
+    return f"seed{'s'*(len(seeds)>1)} {' and '.join(seeds)}"
+
 def _first_of_each_arm(runs):
     "The finished run of the lowest seed, for each arm"
     done = [r for r in runs if r.status=='finished']
@@ -265,7 +271,7 @@ def plot_confusion(
     for ax,run in zip(fig.subplots(1, len(runs), squeeze=False)[0], runs):
         rows = _answers(run, part)
         _draw_confusion(fig, ax, run, rows, sorted(set(rows.target)|set(rows.pred)))
-    _write_caption(fig, caption(runs, f"Answers to the {'test' if part=='test' else 'validation'} photos, seed {runs[0].seed}"), 1.2+3.7*len(runs))
+    _write_caption(fig, caption(runs, f"Answers to the {_word(part)} photos, {_seeds(runs)}"), 1.2+3.7*len(runs))
     return fig
 
 # %% ../nbs/lib/60_report.ipynb #95ae33fa
@@ -287,26 +293,31 @@ def _credit(credits):
     return '; '.join(f"{', '.join(dict.fromkeys(authors))} ({licence})" for licence,authors in by.items())
 
 def _draw_wrong(axs, run, rows, ds):
-    "One arm's row of pictures"
+    "One arm's row of pictures, each in a square, so that the words above them stand in line"
     from transfer_course.data import open_picture
     for ax in axs: ax.axis('off')
     for ax,o in zip(axs, rows.itertuples()):
-        ax.imshow(open_picture(ds.path/o.name), aspect='equal')
+        im = open_picture(ds.path/o.name)
+        (w,h),side = im.size, max(im.size)
+        ax.imshow(im)
+        ax.set(xlim=((w-side)/2, (w+side)/2), ylim=((h+side)/2, (h-side)/2))
         ax.set_title(f'{o.target}\ntaken for {o.pred}\n{100*o.p:.0f} % sure', fontsize=7.5, color=arm_color(run.arm), loc='center')
-    axs[0].text(-0.08, 0.5, run.arm if len(rows) else f'{run.arm}: no mistakes', transform=axs[0].transAxes, rotation=90, ha='right', va='center', color=arm_color(run.arm), weight='bold')
+    kw = dict(transform=axs[0].transAxes, color=arm_color(run.arm), weight='bold', va='center')
+    if len(rows): axs[0].text(-0.08, 0.5, run.arm, rotation=90, ha='right', **kw)
+    else: axs[0].text(0, 0.5, f'{run.arm}: no mistakes', **kw)
 
 def _wrong_pictures(fig, runs, ds, k, part):
     "Rows of pictures for all arms; returns what the caption must add"
     wrong = [most_wrong(r, k, part) for r in runs]
     if gone := [o for rows in wrong for o in rows.name if not (ds.path/o).exists()]:
         raise CourseError(f"The photo {gone[0]} of these runs is not in {ds.name}: the runs answered another set of photos.")
-    axs = fig.subplots(len(runs), max(k, 1), squeeze=False)
+    axs = fig.subplots(len(runs), max(k, 1), squeeze=False, height_ratios=[1 if len(o) else .15 for o in wrong])
     for row,run,rows in zip(axs, runs, wrong): _draw_wrong(row, run, rows, ds)
     names = dict.fromkeys(o for rows in wrong for o in rows.name)
     known = [ds.credits[o] for o in names if ds.credits.get(o, {}).get('author')]
     more = [f"Photos: {_credit(known)}"]*bool(known)
     if len(known)<len(names): more.append(f'{_count(len(names)-len(known), "photographer")} not known')
-    return [f"The {'test' if part=='test' else 'validation'} photos that seed {runs[0].seed} of each arm got wrong with most confidence", *more]
+    return [f"The {_word(part)} photos that each arm ({_seeds(runs)}) got wrong with most confidence", *more]
 
 @_styled
 def plot_most_wrong(
@@ -324,11 +335,11 @@ def plot_most_wrong(
 
 # %% ../nbs/lib/60_report.ipynb #15f912bf
 def _data_of(run):
-    "The data set of a run by its name; None for a reader's own folder, whose place no run records"
+    "The data set of a run by its name; None where it is not at hand, or a reader's own folder, whose place no run records"
     from transfer_course.data import get_data
     name = run.data['name']
-    if name.startswith('own:'): return None
-    return get_data(name.removeprefix('sample-'), run.scale)
+    try: return None if name.startswith('own:') else get_data(name.removeprefix('sample-'), run.scale)
+    except CourseError: return None
 
 @_styled
 def figure_for(
@@ -349,7 +360,7 @@ def figure_for(
     for ax,x in zip(top.subplots(1, 2, sharey=True), ('epoch', 'seconds')):
         _draw_curves(ax, runs, x, 'acc', article)
         ax.label_outer()
-    _curve_legend(top, runs, article)
+    _curve_legend(top, runs, article, 9.6)
     more = _wrong_pictures(rest[0], shown, ds, k, _part(shown)) if shown else []
     if article is not None: more.insert(0, "The article's figure is for its own photos and net")
     _write_caption(fig, caption(runs, *more), 9.6)
@@ -359,13 +370,15 @@ def figure_for(
 # %% ../nbs/lib/60_report.ipynb #33cfd5b9
 def board_markdown(
     board, # As from `claims.board`
-) -> str: # A Markdown table, one line a claim, and a line that counts
+    why:bool=False, # Give the reason of every verdict; else only where the claim is not settled
+) -> str: # A line that counts, and a Markdown table, one line a claim
     "The board for the README"
     def cell(text): return ' '.join(str(text).split()).replace('|', '\\|')
-    rows = [f'| {v.claim.id.rpartition("-")[2]} | {cell(v.claim.says)} | {cell(v.article)} | {cell(v.figure)} | **{v.verdict}** | {cell(v.reason)} |' for v in board]
+    def verdict(v): return f'**{v.verdict}**' + f'. {v.reason}'*(why or v.verdict not in ('holds', 'does not hold'))
+    rows = [f'| {v.claim.id.rpartition("-")[2]} | {cell(v.claim.says)} | {cell(v.article)} | {cell(v.figure)} | {cell(verdict(v))} |' for v in board]
     if not rows: return 'No claims yet.'
     count = ', '.join(f'{o} {n}' for o,n in tally(board).items() if n)
-    return '\n'.join([f'{len(rows)} claims: {count}.', '', '| | claim | article | here | verdict | why |', '|---|---|---|---|---|---|', *rows])
+    return '\n'.join([f'{len(rows)} claims: {count}.', '', '| | the article says | its figure | ours | verdict |', '|---|---|---|---|---|', *rows])
 
 def _shade(color):
     "Black or white, whichever reads better on a colour"
@@ -388,7 +401,7 @@ def plot_board(
             found = [v for v in board if v.claim.article==article and v.verdict==verdict]
             for x,v in enumerate(found):
                 ax.add_patch(plt.Rectangle((x+.04, y-.44), .92, .88, color=color, lw=0))
-                ax.text(x+.5, y, f'{mark}\n{v.claim.id.rpartition("-")[2]}', ha='center', va='center', fontsize=6.5, color=_shade(color), linespacing=1.1)
+                ax.text(x+.5, y, f'{mark}\n{v.claim.id.rpartition("-")[2]}', ha='center', va='center', fontsize=7, color=_shade(color), linespacing=1.1)
             if not found: ax.text(.1, y, 'none', va='center', color='#777777', fontsize=8)
         ax.set(xlim=(0, most[i]), ylim=(len(VERDICTS)-.5, -.5), xticks=[], yticks=range(len(VERDICTS)), title=f'{article}: {_count(sum(v.claim.article==article for v in board), "claim")}')
         ax.set_yticklabels(VERDICTS); ax.grid(False); ax.tick_params(length=0)
