@@ -107,7 +107,7 @@ def test_an_exported_learner_loads_in_a_fresh_process(shapes, through, monkeypat
 
 
 def cli(*args, **env):
-    out = subprocess.run([sys.executable, '-W', 'ignore', '-m', 'transfer_course.cli', *map(str, args)], capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS='1', **env))
+    out = subprocess.run([sys.executable, '-W', 'ignore', '-c', 'import sys; from transfer_course.cli import main; sys.exit(main())', *map(str, args)], capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS='1', **env))
     assert 'Traceback' not in out.stderr, out.stderr
     return out
 

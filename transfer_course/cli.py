@@ -176,3 +176,7 @@ def main(
         print('\nStopped. What is finished is kept; the same line with --resume goes on.', file=sys.stderr)
         return 130
     return 0
+
+# %% ../nbs/lib/80_cli.ipynb #0ab52eee
+#| eval: false
+if __name__ == '__main__' and 'ipykernel' not in sys.modules: sys.exit(main())

@@ -77,7 +77,8 @@ def shelf_path(
 # %% ../nbs/lib/00_core.ipynb #45894b83
 @contextmanager
 def atomic(
-    path:str|Path # Where the finished file (or folder) shall appear; its parent is made
+    path:str|Path, # Where the finished file (or folder) shall appear; its parent is made
+    sync:bool=True, # Wait until the disk has it: for results. A checkpoint survives a kill without, and a power cut costs one epoch
 ):
     "Yield a temporary path beside `path`; move it there if the block ends well, remove it if not"
     path = Path(path)
@@ -86,7 +87,7 @@ def atomic(
     tmp = path.with_name(f'.{path.stem}.{os.getpid()}-{random.SystemRandom().getrandbits(24):06x}.part{path.suffix}')
     try:
         yield tmp
-        if tmp.is_file():
+        if sync and tmp.is_file():
             with open(tmp, 'rb') as f: os.fsync(f.fileno())
         os.replace(tmp, path)
     finally:

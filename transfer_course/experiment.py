@@ -275,11 +275,10 @@ def _new_run(self:Experiment, arm:str, seed:int) -> Run:
     from transfer_course.models import Weights, find_weights
     split,arch = self.split_for(seed), self.full_arch
     weights = self.found_weights if ARMS[arm]['load'] else find_weights(arch, 'random')
-    own = [] if self.chapter == 'own' else [self.chapter]
     d = dict(format=1, chapter=self.chapter, name=self.name(arm, seed), group=self.group, scale=self.scale, arm=arm, seed=seed, arch=arch, status='running',
              settings=self._settings(seed), weights=weights.to_dict(),
              data=dict(self.dataset.info, split=dict(name=split.name, **split.sizes, fingerprint=split.fingerprint)),
-             numerics=asdict(choose_numerics(arch)), machine=machine(), versions=versions(), code=code_state(['core', 'data', 'models', 'experiment', *own]),
+             numerics=asdict(choose_numerics(arch)), machine=machine(), versions=versions(), code=code_state(['core', 'data', 'models', 'experiment']),
              parameters=None, epochs=[], best_epoch=None, kept_epoch=None, valid=None, test=None, seconds=None, peak_memory_mb=None)
     return Run(d, runs_path(self.chapter, f"{d['name']}.json"))
 
@@ -323,7 +322,7 @@ def _train(self:Experiment, learn, run:Run, state:dict|None, say):
     def on_epoch(learn, row):
         run.epochs.append(dict(epoch=len(run.epochs), phase=i, **row, total_seconds=before[1] + time.perf_counter()-before[0]))
         if self._is_best(run) and self.keep == 'best': _save_weights(learn, run.path.with_name(f'{run.name}.best.safetensors'))
-        with atomic(_checkpoint(run)) as tmp: torch.save(dict(training_state(learn), run=run.d), tmp)
+        with atomic(_checkpoint(run), sync=False) as tmp: torch.save(dict(training_state(learn), run=run.d), tmp)
         run.save()
         say(run, run.epochs[-1])
         if self._is_over(run): raise CancelFitException
@@ -354,7 +353,7 @@ def _is_over(self:Experiment, run:Run) -> bool:
 
 def _save_weights(learn, path:Path):
     from safetensors.torch import save_file
-    with atomic(path) as tmp: save_file({k: v.detach().cpu().contiguous() for k,v in learn.model.state_dict().items()}, tmp)
+    with atomic(path, sync=False) as tmp: save_file({k: v.detach().cpu().contiguous() for k,v in learn.model.state_dict().items()}, tmp)
 
 # %% ../nbs/lib/50_experiment.ipynb #c6bd5e15
 @patch
