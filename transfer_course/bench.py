@@ -25,7 +25,7 @@ def time_steps(
     size:int, # Pixels of a side
     precision:str, # `fp32` or `bf16`
     channels_last:bool, # Memory format
-    bs:int=32, # Pictures a step
+    bs:int=64, # Pictures a step
     n:int=5, # Steps timed, after two that are not
 ) -> dict: # `train` and `evaluate`: seconds a picture, smallest, median, largest
     "Bare steps of a net with a linear head on pictures of noise"
@@ -33,6 +33,7 @@ def time_steps(
     from torch.nn.functional import cross_entropy
     from transfer_course.models import create_model, find_weights
     seed_everything(0)
+    keep_freed_memory()
     device = torch.device(get_device())
     net = create_model(arch, 5, find_weights(arch, 'random'), head='avg').to(device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     opt = torch.optim.Adam(net.parameters(), fused=True)
@@ -149,7 +150,7 @@ def bench_flowers(
 ) -> dict: # A summary an arm, every measurement, and the bound
     "Plain fastai against this package, and both against a bare step and a bare loader"
     numerics = choose_numerics('torchvision:resnet18')
-    step = {p: time_steps('torchvision:resnet18', size, p, numerics.channels_last, bs=64) for p in {numerics.train, numerics.evaluate}}
+    step = {p: time_steps('torchvision:resnet18', size, p, numerics.channels_last) for p in {numerics.train, numerics.evaluate}}
     arms = {}
     for arm,load in (('pretrained', True), ('random', False)):
         rows = {'fastai': [], 'ours': []}

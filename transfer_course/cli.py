@@ -7,7 +7,7 @@ __all__ = ['chapters', 'find_chapter', 'parse_seeds', 'own_experiment', 'run', '
            'predict', 'export', 'bench', 'main']
 
 # %% ../nbs/lib/80_cli.ipynb #4b0a7f47
-import argparse, importlib, json, sys
+import argparse, importlib, json, os, sys
 from pathlib import Path
 from .core import *
 
@@ -172,6 +172,8 @@ def main(
     except CourseError as e:
         print(f'transfer_course: {e}', file=sys.stderr)
         return 2
+    except BrokenPipeError: # the reader of a pipe, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print('\nStopped. What is finished is kept; the same line with --resume goes on.', file=sys.stderr)
         return 130

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SCALES', 'CourseError', 'nearest', 'unknown', 'course_path', 'runs_path', 'shelf_path', 'atomic', 'write_json',
            'read_json', 'locked', 'sha256', 'fingerprint', 'get_scale', 'seed_everything', 'get_device',
-           'processor_kind', 'Numerics', 'choose_numerics', 'versions', 'machine', 'code_hash', 'code_state',
-           'progress']
+           'processor_kind', 'Numerics', 'choose_numerics', 'keep_freed_memory', 'versions', 'machine', 'code_hash',
+           'code_state', 'progress']
 
 # %% ../nbs/lib/00_core.ipynb #95a9b843
 import ast, difflib, functools, hashlib, json, os, platform, random, re, shutil, subprocess, sys, tempfile, time
@@ -208,6 +208,16 @@ def choose_numerics(
     if row: return Numerics(row['train'], row['evaluate'], row['channels_last'], f'measured for {arch} on {kind}')
     if kind in ('cuda', 'amx', 'avx512_bf16'): return Numerics('bf16', 'bf16', True, f'the rule for {kind}')
     return Numerics(why=f'the rule for {kind}: bfloat16 would be emulated' if kind=='plain' else f'the rule for {kind}')
+
+# %% ../nbs/lib/00_core.ipynb #e7e7ff01
+@functools.cache
+def keep_freed_memory() -> bool: # False where the C library is another one
+    "Ask glibc to keep what is freed for the next step (mallopt(3): no mmap for large blocks, no trimming); the process holds its peak until it ends"
+    import ctypes
+    M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+    try: mallopt = ctypes.CDLL('libc.so.6').mallopt
+    except (OSError, AttributeError): return False
+    return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, 2**31-1))
 
 # %% ../nbs/lib/00_core.ipynb #8b0b795c
 def versions() -> dict: # Name to version, of what can change a number

@@ -319,6 +319,7 @@ def transfer_learner(
     **kwargs # To `Learner`
 ) -> Learner: # Nothing frozen
     "A `Learner` for transfer: body, head, splitter, normalisation and precision chosen to go together"
+    if dls.device.type == 'cpu': keep_freed_memory()
     arch = find_arch(arch)
     if isinstance(weights, str): weights = find_weights(arch, weights, scale)
     if not dls.after_batch.fs.filter(risinstance(Normalize)):
