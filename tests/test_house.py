@@ -97,6 +97,12 @@ def test_readme_is_the_same_each_time(tmp_path):
     text = a.read_text(encoding='utf-8')
     assert text.startswith('# transfer_course') and '#|' not in text
 
+def test_readme_shows_the_board_as_it_is_today():
+    from transfer_course.claims import board
+    from transfer_course.report import board_markdown
+    assert board_markdown(board()).strip() in (ROOT/'README.md').read_text(encoding='utf-8'), 'the board changed: run `make readme`'
+
+
 def test_links_of_the_readme_lead_somewhere():
     import re
     text = (ROOT/'README.md').read_text(encoding='utf-8')

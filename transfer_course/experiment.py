@@ -362,14 +362,15 @@ def _fit_probe(self:Experiment, learn, run:Run, split:Split, say):
     import torch
     from sklearn.linear_model import LogisticRegressionCV
     from sklearn.model_selection import StratifiedKFold
+    from threadpoolctl import threadpool_limits
     from transfer_course.models import parameter_table, pooled_features, test_loader
     t0,classes = time.perf_counter(), self.dataset.classes
     x = pooled_features(learn, test_loader(learn.dls, self.dataset, split.train))
     y = np.array([classes.index(self.dataset.labels[n]) for n in split.train])
     mean,std = x.mean(0), x.std(0) + 1e-6
     folds = StratifiedKFold(min(5, np.bincount(y).min()), shuffle=True, random_state=run.seed)
-    with warnings.catch_warnings(): # scikit-learn announces changes of defaults that are all given here
-        warnings.filterwarnings('ignore', category=FutureWarning)
+    with warnings.catch_warnings(), threadpool_limits(1): # its small products gain nothing from threads, and lose much where two libraries' threads meet
+        warnings.filterwarnings('ignore', category=FutureWarning) # scikit-learn announces changes of defaults that are all given here
         reg = LogisticRegressionCV(Cs=np.logspace(-5, 0, 11), cv=folds, max_iter=1000, scoring='neg_log_loss').fit((x-mean)/std, y)
     w,b = (reg.coef_, reg.intercept_) if len(classes) > 2 else (np.concatenate([-reg.coef_, reg.coef_])/2, np.concatenate([-reg.intercept_, reg.intercept_])/2)
     linear = learn.model[1][-1]
