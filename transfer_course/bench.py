@@ -107,7 +107,7 @@ def _our_side(ds, split, size, load, seed):
     return transfer_learner(picture_loaders(ds, split, size), 'resnet18', find_weights('torchvision:resnet18', 'near-imagenet'), load)
 
 def time_side(
-    side:str, # `fastai` or `ours`
+    side:str, # `fastai`, `fastai, memory kept` (with `core.keep_freed_memory`, to see what that alone is worth) or `ours`
     load:bool, # Pretrained or random
     seed:int, # Of everything
     size:int=192, # Pixels
@@ -119,6 +119,7 @@ def time_side(
     from transfer_course.models import EpochLog, peak_memory_mb, test_loader
     ds = get_data('flowers', 'quick')
     split = bench_split(ds, n)
+    if side.endswith('memory kept'): keep_freed_memory()
     t0 = time.perf_counter()
     learn = (_our_side if side=='ours' else _fastai_side)(ds, split, size, load, seed)
     learn.dls.train.one_batch()
@@ -128,7 +129,8 @@ def time_side(
     total = time.perf_counter()-t0
     probs = learn.get_preds(dl=test_loader(learn.dls, ds, split.test))[0]
     right = sum(learn.dls.vocab[int(i)]==ds.labels[o] for i,o in zip(probs.argmax(1), split.test))
-    res = dict(first_batch=first, frozen=rows[0]['seconds'], unfrozen=[r['seconds'] for r in rows[1:]], total=total, valid_acc=rows[-1]['valid_acc'], correct=right, n_test=len(split.test), peak_memory_mb=peak_memory_mb())
+    res = dict(first_batch=first, frozen=rows[0]['seconds'], unfrozen=[r['seconds'] for r in rows[1:]], total=total, valid_acc=rows[-1]['valid_acc'], correct=right, n_test=len(split.test), peak_memory_mb=peak_memory_mb(),
+               trained=len(learn.dls.train)*learn.dls.bs, validated=len(split.valid))
     if side == 'ours':
         t0 = time.perf_counter()
         for dl in learn.dls.loaders:
@@ -158,7 +160,9 @@ def bench_flowers(
             for side in rows:
                 rows[side].append(_in_process(side, load, seed, size, n))
                 print(arm, side, seed, {k: v for k,v in rows[side][-1].items() if k in ('frozen', 'unfrozen', 'correct')}, flush=True)
-        arms[arm] = _summary(rows, step[numerics.train]['train']['median']*n*.8 + step[numerics.evaluate]['evaluate']['median']*n*.2)
+        if load: rows['fastai, memory kept'] = [_in_process('fastai, memory kept', load, seeds[0], size, n)]
+        seen = rows['ours'][0]
+        arms[arm] = _summary(rows, step[numerics.train]['train']['median']*seen['trained'] + step[numerics.evaluate]['evaluate']['median']*seen['validated'])
     return dict(photos=n, size=size, seeds=list(seeds), numerics=vars(numerics), bare_step_ms={p: {k: 1e3*v['median'] for k,v in o.items()} for p,o in step.items()}, arms=arms,
                 note='epochs of 800 training and 200 validation photos, each timed; nothing is multiplied up')
 

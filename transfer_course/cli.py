@@ -7,7 +7,7 @@ __all__ = ['chapters', 'find_chapter', 'parse_seeds', 'own_experiment', 'run', '
            'predict', 'export', 'bench', 'main']
 
 # %% ../nbs/lib/80_cli.ipynb #4b0a7f47
-import argparse, importlib, json, os, sys
+import argparse, importlib, json, os, sys, warnings
 from pathlib import Path
 from .core import *
 
@@ -168,6 +168,9 @@ def main(
 ) -> int: # The exit status: 0 well, 2 a foreseeable fault, 130 stopped by hand
     "The command `transfer_course`"
     args = _parser().parse_args(argv)
+    # fastai warns of callbacks that keep a sum under a name which the learner has too, as `models.EpochLog` does on purpose
+    warnings.filterwarnings('ignore', message='You are shadowing an attribute')
+    warnings.filterwarnings('ignore', message='.*torch.jit.script.*', category=FutureWarning)
     try: args.f(args)
     except CourseError as e:
         print(f'transfer_course: {e}', file=sys.stderr)

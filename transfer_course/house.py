@@ -49,13 +49,12 @@ def run_index(
     "Run the README's notebook and save what its cells print: the board, as the committed results have it today"
     import nbformat
     from nbclient import NotebookClient
+    from nbdev.clean import nbdev_clean as clean
     path = Path(notebook or course_path('nbs','index.ipynb'))
     nb = nbformat.read(path, 4)
     NotebookClient(nb, timeout=300, kernel_name='python3', record_timing=False, resources=dict(metadata=dict(path=str(path.parent)))).execute()
-    for cell in nb.cells:
-        if cell.cell_type == 'code': cell.execution_count = None
-        for o in cell.get('outputs', []): o.pop('execution_count', None) if o.output_type != 'execute_result' else o.update(execution_count=None)
-    with atomic(path) as tmp: tmp.write_text(json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True)+'\n', encoding='utf-8')
+    with atomic(path) as tmp: nbformat.write(nb, tmp)
+    clean(str(path))
 
 def make_readme(
     dest:str|Path|None=None, # Folder to write README.md (and README_files) to; the checkout when None
