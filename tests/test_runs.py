@@ -97,6 +97,17 @@ def test_a_run_cut_short_goes_on_from_its_checkpoint(shapes, through, tmp_path):
     assert epochs(read_run(run)) == epochs(through)
 
 
+def test_patience_stops_and_the_best_epoch_is_kept(shapes, monkeypatch, tmp_path):
+    monkeypatch.setenv('TRANSFER_COURSE_RUNS', str(tmp_path))
+    schedule = Schedule.one_cycle(5, lr=1e-12) # nothing is learned, so no epoch after the first is better
+    exp = Experiment('own', str(shapes), lambda ds: split_by_hash(ds, .25, .25), 'tf_efficientnet_lite0', schedule, scale='sample', size=32, bs=8, seeds=(0,), keep='best', patience=2)
+    run = exp.run_one('pretrained', 0, say=lambda *a: None)
+    best = max(e['valid_acc'] for e in run.epochs)
+    assert len(run.epochs) == run.best_epoch+3 <= 5 and run.kept_epoch == run.best_epoch
+    assert run.valid['acc'] == pytest.approx(best)
+    assert not list(run.path.parent.glob('*.best.*')) and not list(run.path.parent.glob('*.checkpoint.*'))
+
+
 def test_an_exported_learner_loads_in_a_fresh_process(shapes, through, monkeypatch, tmp_path):
     from transfer_course.experiment import export
     photo = sorted(shapes.glob('*/*'))[0]
