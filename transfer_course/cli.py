@@ -168,8 +168,6 @@ def main(
 ) -> int: # The exit status: 0 well, 2 a foreseeable fault, 130 stopped by hand
     "The command `transfer_course`"
     args = _parser().parse_args(argv)
-    # fastai warns of callbacks that keep a sum under a name which the learner has too, as `models.EpochLog` does on purpose
-    warnings.filterwarnings('ignore', message='You are shadowing an attribute')
     warnings.filterwarnings('ignore', message='.*torch.jit.script.*', category=FutureWarning)
     try: args.f(args)
     except CourseError as e:

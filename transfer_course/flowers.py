@@ -123,10 +123,10 @@ def own_words(
     "What the pretrained net calls photos with the classifier it came with: nothing is trained"
     import timm, torch
     from timm.data import ImageNetInfo
-    from transfer_course.models import find_weights, load_weights, picture_loaders, test_loader, _read_tensors
+    from transfer_course.models import find_weights, load_weights, picture_loaders, test_loader, read_tensors
     weights,names = find_weights('timm:tf_efficientnet_lite0', scale='sample'), ImageNetInfo()
     net = timm.create_model('tf_efficientnet_lite0')
-    load_weights(net, _read_tensors(weights.path)); net.eval()
+    load_weights(net, read_tensors(weights.path)); net.eval()
     dls = picture_loaders(ds, Split(ds.names[:1], ds.names[1:2]), size, device='cpu')
     mean,std = (torch.tensor(o)[:, None, None] for o in (weights.mean, weights.std))
     with torch.inference_mode():
