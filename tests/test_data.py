@@ -1,5 +1,5 @@
 "What the page of `data` can't show: bad archives, servers and tokens, kills, two processes at once."
-import http.server, io, os, shutil, signal, subprocess, sys, tarfile, threading, zipfile
+import http.server, os, shutil, signal, subprocess, sys, tarfile, threading, zipfile
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace

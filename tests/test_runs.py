@@ -1,10 +1,9 @@
 """Runs that are killed, met by two processes, or found damaged; learners that load in a fresh process; the command line's errors."""
-import json, os, signal, subprocess, sys, time
-from pathlib import Path
+import os, signal, subprocess, sys
 import pytest
 from transfer_course.core import CourseError
 from transfer_course.data import split_by_hash
-from transfer_course.experiment import Experiment, Schedule, find_run, load_runs, read_run
+from transfer_course.experiment import Experiment, Schedule, load_runs, read_run
 
 # An experiment that trains in a second: pictures made by program, two phases, the smallest net with packaged weights.
 EXPERIMENT = """

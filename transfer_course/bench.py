@@ -78,8 +78,8 @@ def bench_split(
 ):
     "Photos by hash, none of the article's held-out 250, each class alike"
     import hashlib
-    from transfer_course.data import Split, split_flowers_article
-    held = set(split_flowers_article(ds).test)
+    from transfer_course.data import Split, held_out
+    held = set(held_out())
     by_hash = lambda o: hashlib.sha256(o.encode()).hexdigest()
     parts = [[], [], []]
     for c in ds.classes:
@@ -114,7 +114,6 @@ def time_side(
     n:int=1000, # Photos
 ) -> dict: # Seconds to the first batch, of each epoch, in total; accuracies; peak memory in MiB; for ours the bound's parts too
     "`fine_tune(3)` of one side in this process"
-    import torch
     from transfer_course.data import get_data
     from transfer_course.models import EpochLog, peak_memory_mb, test_loader
     ds = get_data('flowers', 'quick')

@@ -8,7 +8,6 @@ __all__ = ['chapters', 'find_chapter', 'parse_seeds', 'own_experiment', 'run', '
 
 # %% ../nbs/lib/80_cli.ipynb #4b0a7f47
 import argparse, importlib, json, os, sys, warnings
-from pathlib import Path
 from .core import *
 
 # %% ../nbs/lib/80_cli.ipynb #28fb260e
@@ -87,7 +86,7 @@ def runs(args):
     for i,(exp,arm,seed) in enumerate(todo):
         print(f'[{i+1}/{len(todo)}] {exp.name(arm, seed)}', flush=True)
         if args.list: continue
-        run = exp.run_one(arm, seed, resume=True)
+        exp.run_one(arm, seed, resume=True)
         if i+1 < len(todo) and todo[i+1][0] is exp: continue
         done = exp.open_test([exp.run_one(a, s) for s in exp.seeds for a in exp.arms if (exp, a, s) in todo])
         if args.commit:
