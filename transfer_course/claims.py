@@ -536,6 +536,9 @@ class Stale:
         parts = [f"{', '.join(self.changed)} changed"]*bool(self.changed) + [f"{', '.join(self.gone)} is gone"]*bool(self.gone)
         return f"{self.file}: {' and '.join(parts)} since commit {self.commit or 'unknown'}"
 
+    @property
+    def name(self) -> str: return Path(self.file).stem
+
     def to_dict(self) -> dict: return asdict(self)
 
 def _made(own):

@@ -71,22 +71,29 @@ def run(args):
 
 # %% ../nbs/lib/80_cli.ipynb #0f4521ff
 def missing_runs(
-    experiments # Of one or more chapters
+    experiments, # Of one or more chapters
+    but=frozenset(), # Names of results that count as missing
 ) -> list: # (experiment, arm, seed)
     "What the course's results still lack"
-    have = {p.stem for p in course_path('data', 'results').glob('*/*.json')}
+    have = {p.stem for p in course_path('data', 'results').glob('*/*.json')} - but
     return [(e, arm, seed) for e in experiments for seed in e.seeds for arm in e.arms if e.name(arm, seed) not in have and e.wants(arm, seed)]
+
+def _of_older_code(path) -> bool:
+    "Is there a run at `path` that other code made than what is here?"
+    made = read_json(path)['code']['modules'] if path.exists() else {}
+    return made != code_state(list(made))['modules']
 
 def runs(args):
     "Work through all runs of the course that are missing"
+    from transfer_course.claims import stale
     from transfer_course.experiment import commit_run
-    names = [args.chapter] if args.chapter else chapters()
-    todo = missing_runs([e for o in names for e in find_chapter(o).experiments()])
+    names,old = [args.chapter] if args.chapter else chapters(), {o.name for o in stale()} if args.stale else frozenset()
+    todo = missing_runs([e for o in names for e in find_chapter(o).experiments()], old)
     print(f'{len(todo)} runs are missing' + (':' if todo else '.'))
     for i,(exp,arm,seed) in enumerate(todo):
         print(f'[{i+1}/{len(todo)}] {exp.name(arm, seed)}', flush=True)
         if args.list: continue
-        exp.run_one(arm, seed, resume=True)
+        exp.run_one(arm, seed, resume=True, fresh=args.stale and _of_older_code(runs_path(exp.chapter, f'{exp.name(arm, seed)}.json')))
         if i+1 < len(todo) and todo[i+1][0] is exp: continue
         done = exp.open_test([exp.run_one(a, s) for s in exp.seeds for a in exp.arms if (exp, a, s) in todo])
         if args.commit:
@@ -147,7 +154,8 @@ def _parser() -> argparse.ArgumentParser:
     a('--resume', action='store_true', help='go on with what was stopped'); a('--fresh', action='store_true', help='run anew what is there')
     a('--commit', action='store_true', help="add the results to the course's own")
     a = command(runs)
-    a('chapter', nargs='?', help='this chapter only'); a('--list', action='store_true', help='only say which'); a('--commit', action='store_true', help="add the results to the course's own")
+    a('chapter', nargs='?', help='this chapter only'); a('--list', action='store_true', help='only say which'); a('--stale', action='store_true', help='those that older code made too')
+    a('--commit', action='store_true', help="add the results to the course's own")
     a = command(data)
     a('name', nargs='?', help='a data set, or a folder; none lists them'); a('--scale', help=' | '.join(SCALES)); a('--check', action='store_true', help='look for damaged, odd and duplicate pictures')
     a('--set-aside', action='store_true', help='leave out what the check found; nothing is deleted')

@@ -9,9 +9,9 @@ __all__ = ['SCALES', 'CourseError', 'nearest', 'unknown', 'course_path', 'runs_p
            'code_state', 'progress']
 
 # %% ../nbs/lib/00_core.ipynb #95a9b843
-import ast, difflib, functools, hashlib, json, os, platform, random, re, shutil, subprocess, sys, tempfile, time
+import ast, difflib, functools, hashlib, json, os, platform, random, re, shutil, subprocess, sys
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 # %% ../nbs/lib/00_core.ipynb #7a524439

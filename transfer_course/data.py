@@ -10,9 +10,9 @@ __all__ = ['PICTURE_ENDINGS', 'PARTS', 'MAX_PIXELS', 'MAX_RATIO', 'TRIES', 'PAUS
            'split_sample', 'few_per_class', 'get_split', 'Check', 'check', 'write_sample']
 
 # %% ../nbs/lib/20_data.ipynb #031e6873
-import csv, hashlib, io, os, re, shutil, stat, sys, tarfile, tempfile, time, tomllib, zipfile, zlib
+import csv, hashlib, io, os, re, shutil, stat, sys, tarfile, time, tomllib, zipfile, zlib
 from collections import Counter, defaultdict
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath

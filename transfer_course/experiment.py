@@ -7,8 +7,8 @@ __all__ = ['ARMS', 'wilson', 'mean_interval', 'paired_bootstrap', 'Run', 'read_r
            'Phase', 'Schedule', 'Experiment', 'say_epoch', 'load_learner_of', 'predict', 'export', 'commit_run']
 
 # %% ../nbs/lib/50_experiment.ipynb #954a0de5
-import datetime, re, shutil, sys, time, warnings
-from dataclasses import asdict, dataclass, field, replace
+import datetime, shutil, sys, time, warnings
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import NormalDist
@@ -272,7 +272,7 @@ def _settings(self:Experiment, seed:int) -> dict:
 @patch
 def _new_run(self:Experiment, arm:str, seed:int) -> Run:
     "A run that has not begun"
-    from transfer_course.models import Weights, find_weights
+    from transfer_course.models import find_weights
     split,arch = self.split_for(seed), self.full_arch
     weights = self.found_weights if ARMS[arm]['load'] else find_weights(arch, 'random')
     d = dict(format=1, chapter=self.chapter, name=self.name(arm, seed), group=self.group, scale=self.scale, arm=arm, seed=seed, arch=arch, status='running',

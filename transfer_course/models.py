@@ -13,7 +13,7 @@ import warnings
 with warnings.catch_warnings():
     warnings.filterwarnings('ignore', message='.*torch.jit.script.*', category=FutureWarning) # fastai.layers, at import
     from fastai.vision.all import *
-import copy, hashlib, os, re, sys, tempfile, time, timm, torchvision
+import copy, hashlib, os, re, tempfile, time, timm, torchvision
 from dataclasses import dataclass, field
 from .core import *
 

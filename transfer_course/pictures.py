@@ -54,7 +54,6 @@ def make_picture(
     size:int=96, # Side in pixels
 ): # A square PIL picture, RGB
     "Draw one labelled picture: the same label, seed and size give the same pixels"
-    from PIL import Image
     colour,corners = _look(label)
     rng,side = _generator(label, seed), 2*size # drawn at twice the size and halved, for smooth edges
     img,pen = _background(rng, side)
