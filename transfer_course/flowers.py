@@ -170,7 +170,7 @@ def experiments() -> list: # Of `Experiment`, at scale `quick`
     main = [lite, replace(lite, arms=probes), res, replace(res, arms=probes)]
     fair = [replace(lite, schedule=cycle), replace(res, schedule=cycle)]
     few = [replace(lite, per_class=n, schedule=Schedule.one_cycle(epochs), bs=bs) for n,epochs,bs in FEW_PHOTOS]
-    return main + fair + few + [replace(lite, schedule=Schedule.one_cycle(16))]
+    return main + fair + few + [replace(res, size=224, arms=('pretrained',)), replace(lite, schedule=Schedule.one_cycle(16))]
 
 # %% ../nbs/01_flowers.ipynb #36334bcc
 def _photo_facts(ds:DataSet, split:Split) -> dict:
