@@ -321,15 +321,16 @@ def transfer_learner(
     **kwargs # To `Learner`
 ) -> Learner: # Nothing frozen
     "A `Learner` for transfer: body, head, splitter, normalisation and precision chosen to go together"
-    if dls.device.type == 'cpu': keep_freed_memory()
+    device = torch.device(dls.device).type # loaders made with device='cpu' hold the word
+    if device == 'cpu': keep_freed_memory()
     arch = find_arch(arch)
     if isinstance(weights, str): weights = find_weights(arch, weights, scale)
     if not dls.after_batch.fs.filter(risinstance(Normalize)):
-        dls.add_tfms([Normalize.from_stats(weights.mean, weights.std, cuda=dls.device.type=='cuda')], 'after_batch')
+        dls.add_tfms([Normalize.from_stats(weights.mean, weights.std, cuda=device=='cuda')], 'after_batch')
     library,name = arch.split(':')
     split = _TORCHVISION[name][1]['split'] if library == 'torchvision' else default_split
     model = create_model(arch, get_c(dls), weights, load, head)
-    cbs = [UseNumerics(numerics or choose_numerics(arch, processor_kind(dls.device.type))), *L(kwargs.pop('cbs', None))]
+    cbs = [UseNumerics(numerics or choose_numerics(arch, processor_kind(device))), *L(kwargs.pop('cbs', None))]
     return Learner(dls, model, splitter=split, metrics=metrics, cbs=cbs, **kwargs)
 
 # %% ../nbs/lib/30_models.ipynb #918439ad
