@@ -279,7 +279,7 @@ def _new_run(self:Experiment, arm:str, seed:int) -> Run:
              settings=self._settings(seed), weights=weights.to_dict(),
              data=dict(self.dataset.info, split=dict(name=split.name, **split.sizes, fingerprint=split.fingerprint)),
              numerics=asdict(choose_numerics(arch)), machine=machine(), versions=versions(), code=code_state(['core', 'data', 'models', 'experiment']),
-             parameters=None, epochs=[], best_epoch=None, kept_epoch=None, valid=None, test=None, seconds=None, peak_memory_mb=None)
+             parameters=None, epochs=[], best_epoch=None, kept_epoch=None, valid=None, test=None, setup_seconds=None, seconds=None, peak_memory_mb=None)
     return Run(d, runs_path(self.chapter, f"{d['name']}.json"))
 
 # %% ../nbs/lib/50_experiment.ipynb #38cf36c1
@@ -309,9 +309,19 @@ def _begin(self:Experiment, arm:str, seed:int, resume:bool, fresh:bool): # -> (R
 def _learner(self:Experiment, run:Run, split:Split, head:str):
     "Loaders and learner of an arm, seeded"
     from transfer_course.models import picture_loaders, transfer_learner
+    t0 = time.perf_counter()
     seed_everything(run.seed)
     dls = picture_loaders(self.dataset, split, self.size, run.settings['bs'], self.method)
-    return transfer_learner(dls, run.arch, self.found_weights, ARMS[run.arm]['load'], head, Numerics(**run.numerics))
+    if self.method == 'squish': dls = self._decoded(dls) # cropping and padding are random in training
+    learn = transfer_learner(dls, run.arch, self.found_weights, ARMS[run.arm]['load'], head, Numerics(**run.numerics))
+    run.d['setup_seconds'] = time.perf_counter()-t0
+    return learn
+
+@patch
+def _decoded(self:Experiment, dls):
+    "The same loaders on the decoded pictures of the whole data set, which all arms, seeds and splits share"
+    import transfer_course.precompute # adds `decoded`
+    return dls.decoded([self.dataset.path/n for n in self.dataset.names])
 
 @patch
 def _train(self:Experiment, learn, run:Run, state:dict|None, say):
@@ -363,9 +373,9 @@ def _fit_probe(self:Experiment, learn, run:Run, split:Split, say):
     from sklearn.linear_model import LogisticRegressionCV
     from sklearn.model_selection import StratifiedKFold
     from threadpoolctl import threadpool_limits
-    from transfer_course.models import parameter_table, pooled_features, test_loader
-    t0,classes = time.perf_counter(), self.dataset.classes
-    x = pooled_features(learn, test_loader(learn.dls, self.dataset, split.train))
+    from transfer_course.models import parameter_table, pooled_features
+    t0,classes,train = time.perf_counter(), self.dataset.classes, learn.dls.train.new(shuffle=False, drop_last=False)
+    x = pooled_features(learn, train)
     y = np.array([classes.index(self.dataset.labels[n]) for n in split.train])
     mean,std = x.mean(0), x.std(0) + 1e-6
     folds = StratifiedKFold(min(5, np.bincount(y).min()), shuffle=True, random_state=run.seed)
@@ -377,7 +387,7 @@ def _fit_probe(self:Experiment, learn, run:Run, split:Split, say):
     with torch.no_grad():
         linear.weight.copy_(torch.tensor(w/std)); linear.bias.copy_(torch.tensor(b - (w/std)@mean))
     train_seconds,t0 = time.perf_counter()-t0, time.perf_counter()
-    tl,ta = _loss_and_accuracy(learn.get_preds(dl=test_loader(learn.dls, self.dataset, split.train))[0], torch.tensor(y))
+    tl,ta = _loss_and_accuracy(*learn.get_preds(dl=train))
     vl,va = _loss_and_accuracy(*learn.get_preds(dl=learn.dls.valid))
     seconds = train_seconds + time.perf_counter()-t0
     run.d['parameters'] = dict(parameter_table(learn.model), phases=[w.size+b.size])
@@ -409,10 +419,9 @@ def _write_answers(run:Run, rows):
     with atomic(run.answers_path) as tmp: rows.to_csv(tmp, index=False, compression=dict(method='gzip', mtime=0))
 
 @patch
-def _answer(self:Experiment, learn, part:str, names): # -> DataFrame
-    "What a learner says about some photos"
-    from transfer_course.models import test_loader
-    probs,_ = learn.get_preds(dl=test_loader(learn.dls, self.dataset, names))
+def _answer(self:Experiment, learn, part:str, names, dl): # -> DataFrame
+    "What a learner says about some photos, which `dl` gives in the order of their names"
+    probs = learn.get_preds(dl=dl)[0]
     return _answer_rows(part, names, [self.dataset.labels[n] for n in names], probs, self.dataset.classes)
 
 @patch
@@ -426,7 +435,7 @@ def _finish(self:Experiment, learn, run:Run, split:Split):
         from safetensors.torch import load_file
         learn.model.load_state_dict(load_file(best))
     _save_weights(learn, run.weights_path)
-    rows = self._answer(learn, 'valid', split.valid)
+    rows = self._answer(learn, 'valid', split.valid, learn.dls.valid)
     _write_answers(run, rows)
     run.d.update(valid=_score(rows, self.dataset.classes), seconds=run.epochs[-1]['total_seconds'], status='finished')
     run.save()
@@ -481,11 +490,13 @@ def open_test(self:Experiment,
     runs # Finished runs of this experiment
 ) -> list: # The same runs, each with its `test`
     "Answer the test photos, once for each run; a run whose test part is open stays as it is"
+    import pandas as pd
+    from transfer_course.models import test_loader
     for run in runs:
         names = self.split_for(run.seed).test
         if run.d['test'] or not names: continue
-        rows = self._answer(load_learner_of(run), 'test', names)
-        import pandas as pd
+        learn = load_learner_of(run)
+        rows = self._answer(learn, 'test', names, test_loader(learn.dls, self.dataset, names))
         kept = run.answers()
         _write_answers(run, pd.concat([kept[kept.part!='test'], rows]))
         run.d['test'] = dict(epoch=run.kept_epoch, **_score(rows, self.dataset.classes), opened=datetime.date.today().isoformat())
