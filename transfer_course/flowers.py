@@ -88,9 +88,10 @@ def committed(
     schedule:str='fine_tune3', # A schedule, by its name
     per_class:int|None=None, # Training photos a class; None is all
     arms:tuple=('pretrained', 'random'), # All of these, or nothing
+    size:int|None=None, # Pixels of a side; None: the chapter's size for that net
 ) -> list: # Of `Run`; empty until each arm has a finished one
     "The course's own runs of this chapter at scale `quick`"
-    where = {'settings.schedule': schedule, 'settings.per_class': per_class}
+    where = {'settings.schedule': schedule, 'settings.per_class': per_class, 'settings.size': size or (192 if arch == 'resnet18' else 128)}
     runs = load_runs('flowers', own=False, scale='quick', status='finished', where=where)
     runs = [r for r in runs if r.arch.rpartition(':')[2] == arch and r.arm in arms]
     return runs if {r.arm for r in runs} == set(arms) else []
