@@ -4,22 +4,26 @@ SHELL  := /bin/sh
 PYTHON ?=
 TORCH  ?=
 FLAGS  ?=
+NB     ?=
 BIN    := .venv/bin
 STAMP  := .venv/.set-up
 # One notebook a core, eight at most, is tested at a time: their threads share the machine.
 SHARE   = OMP_NUM_THREADS=$$($(BIN)/python -c 'import os; n = os.cpu_count() or 1; print(max(1, n//min(n, 8)))')
 
-.PHONY: help course test lab bench runs check export readme setup clean
+.PHONY: help course test lab bench runs check export render readme docs newest setup clean
 
 help:
 	@echo 'make course   set up, then train on 300 flowers: a pretrained network beside a random one'
 	@echo 'make test     set up, then check everything: in sync, notebooks, tests (FLAGS="slow real" adds flagged cells)'
-	@echo 'make lab      set up, then open the notebooks in JupyterLab'
+	@echo 'make lab      set up, then open copies of the notebooks, to work in, in JupyterLab (workbook/)'
 	@echo 'make runs     work through the runs of the course that are missing; stop and go on as you like (hours)'
 	@echo 'make bench    measure against plain fastai on this machine'
 	@echo 'make export   modules and README from the notebooks, and clean notebooks, after an edit'
+	@echo 'make render   run the pages and save them with their figures (NB="nbs/course.ipynb" for one, FLAGS="real" adds flagged cells)'
 	@echo 'make check    are modules, notebooks and README in sync?'
 	@echo 'make readme   README.md from nbs/index.ipynb'
+	@echo 'make docs     the site, into _docs/html: all notebooks with their saved figures, and a page of all names'
+	@echo 'make newest   build the wheel and try it with nothing but its requirements, each at its newest'
 	@echo 'make setup    .venv alone; TORCH=cpu keeps NVIDIA libraries out of it'
 	@echo 'make clean    remove what builds and tests leave behind (your runs and .venv stay)'
 
@@ -32,10 +36,10 @@ test: $(STAMP)
 	if nvidia-smi -L >/dev/null 2>&1 && $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then flags="$$flags cuda"; fi; \
 	echo "nbdev_test --timing --flags '$$flags'"; \
 	$(SHARE) $(BIN)/nbdev_test --timing --flags "$$flags"
-	$(BIN)/python -m pytest -q tests
+	$(BIN)/python -m pytest -q $(if $(findstring slow,$(FLAGS)),--slow) tests
 
 lab: $(STAMP)
-	@cd nbs && ../$(BIN)/jupyter lab
+	@$(BIN)/transfer_course workbook workbook; cd workbook && ../$(BIN)/jupyter lab
 
 bench: $(STAMP)
 	@$(BIN)/transfer_course bench
@@ -51,8 +55,37 @@ export: $(STAMP)
 	@$(BIN)/nbdev_clean
 	@$(BIN)/python -m transfer_course.house readme
 
+render: $(STAMP)
+	@$(BIN)/python -m transfer_course.house render --flags '$(FLAGS)' $(NB)
+
 readme: $(STAMP)
 	@$(BIN)/python -m transfer_course.house readme
+
+# Sphinx has an environment of its own; what it renders, the course's own makes.
+docs: $(STAMP) .venv-docs/.set-up
+	@rm -rf _docs
+	@$(BIN)/python -m transfer_course.house docs _docs/pages
+	@.venv-docs/bin/sphinx-build -W --keep-going -q -b html -c docs -d _docs/doctrees _docs/pages _docs/html
+	@.venv-docs/bin/python docs/check_site.py _docs/html
+	@echo 'Open _docs/html/index.html'
+
+.venv-docs/.set-up: docs/requirements.txt | $(STAMP)
+	@echo 'Setting up .venv-docs: Sphinx, MyST-NB and a theme, about 60 MB.'
+	@rm -rf .venv-docs; uv=$$(command -v uv || command -v $(BIN)/uv || true); \
+	if [ -n "$$uv" ]; then "$$uv" venv --quiet --python $(BIN)/python .venv-docs && "$$uv" pip install --quiet --python .venv-docs/bin/python -r docs/requirements.txt; \
+	else $(BIN)/python -m venv .venv-docs && .venv-docs/bin/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt; fi && \
+	touch $@
+
+# Far from the checkout, so that the installed package is what is tried: the helpers with their requirements alone, then the notebooks with the extra too.
+newest: $(STAMP)
+	@rm -rf build .venv-newest; mkdir build
+	@$(BIN)/python -m build --wheel --no-isolation --outdir build/wheel . >build/log 2>&1 || { cat build/log; exit 1; }
+	@uv=$$(command -v uv || command -v $(BIN)/uv || true); \
+	if [ -n "$$uv" ]; then "$$uv" venv --quiet --python $(BIN)/python .venv-newest; install="$$uv pip install --quiet --python .venv-newest/bin/python $(if $(filter cpu,$(TORCH)),--torch-backend cpu)"; \
+	else $(BIN)/python -m venv .venv-newest; install='.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check'; fi; \
+	for extra in '' '[course]'; do \
+	  $$install "$$(ls build/wheel/*.whl)$$extra" pytest && (cd build/wheel && ../../.venv-newest/bin/python -m pytest -q --noconftest -p no:cacheprovider ../../tests/newest.py) || exit 1; \
+	done
 
 setup: $(STAMP)
 	@:

@@ -10,7 +10,7 @@ cfg = cfg['DEFAULT']
 
 def lines(key): return cfg.get(key, '').split()
 
-course, dev = lines('course_requirements'), lines('dev_requirements')
+course, app, dev = lines('course_requirements'), lines('app_requirements'), lines('dev_requirements')
 # Packages below `transfer_course` that exist only in the wheel: `core.course_path` finds them there, and the checkout's own folders otherwise.
 # Every file is named, so that nothing travels by accident: no hidden files, checkpoints, caches or half-written ones.
 def wanted(path): return path.is_file() and '.part' not in path.suffixes and not any(o.startswith(('.', '__')) for o in path.parts)
@@ -27,5 +27,5 @@ setup(
     license='Apache-2.0', keywords=cfg['keywords'].split(), python_requires=f">={cfg['min_python']}",
     classifiers=['Development Status :: 3 - Alpha', 'Intended Audience :: Science/Research', 'Programming Language :: Python :: 3'],
     packages=['transfer_course', *shipped], package_dir=shipped, package_data=files, include_package_data=False,
-    install_requires=lines('requirements'), extras_require=dict(course=course, dev=course + dev),
+    install_requires=lines('requirements'), extras_require=dict(course=course, app=app, dev=course + dev),
     entry_points=dict(console_scripts=lines('console_scripts'), nbdev=[f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]), zip_safe=False)

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LEFT_OUT = {'.git', '.venv', 'runs', 'build', 'dist', '__pycache__', '.pytest_cache'}
+LEFT_OUT = {'.git', '.venv', '.venv-docs', '.venv-newest', 'runs', 'workbook', 'build', 'dist', '_docs', '__pycache__', '.pytest_cache'}
 
 def visible(top):
     "Relative names of the files below ROOT/top that should travel"
@@ -16,7 +16,7 @@ def built(tmp_path_factory):
     "A source archive and the wheel made from it, out of a copy of the checkout with some litter in it"
     tmp = tmp_path_factory.mktemp('wheel')
     copy = shutil.copytree(ROOT, tmp/'course', ignore=lambda d, names: [o for o in names if o in LEFT_OUT or o.endswith('.egg-info')])
-    for litter in ('runs/flowers/mine.json', 'nbs/.ipynb_checkpoints/a-checkpoint.ipynb', 'nbs/lib/__pycache__/a.pyc', 'data/.DS_Store', 'data/.a.12-ab.part.json'):
+    for litter in ('runs/flowers/mine.json', 'workbook/01_flowers.ipynb', 'workbook/.course/01_flowers.ipynb', 'nbs/.ipynb_checkpoints/a-checkpoint.ipynb', 'nbs/lib/__pycache__/a.pyc', 'data/.DS_Store', 'data/.a.12-ab.part.json'):
         (copy/litter).parent.mkdir(parents=True, exist_ok=True)
         (copy/litter).write_text('litter')
     done = subprocess.run([sys.executable, '-m', 'build', '--no-isolation', '--outdir', str(tmp/'dist'), str(copy)], capture_output=True, text=True)
@@ -57,7 +57,7 @@ def test_source_archive(built):
     names = {o.partition('/')[2] for o in tarfile.open(archive).getnames()}
     assert {'settings.ini', 'setup.py', 'LICENSE', 'README.md', 'nbs/index.ipynb', 'tests/test_wheel.py', 'transfer_course/core.py'} <= names
     assert visible('data') | visible('nbs') <= names
-    assert not any(o.startswith('runs') or 'checkpoint' in o or '.part' in o or '.DS_Store' in o for o in names)
+    assert not any(o.startswith(('runs', 'workbook')) or 'checkpoint' in o or '.part' in o or '.DS_Store' in o for o in names)
 
 def test_used_far_from_the_checkout(installed, tmp_path):
     code = '''

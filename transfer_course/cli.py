@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['chapters', 'find_chapter', 'parse_seeds', 'own_experiment', 'run', 'missing_runs', 'runs', 'data', 'claims',
-           'predict', 'export', 'bench', 'main']
+           'predict', 'export', 'cache', 'bench', 'app', 'shelf', 'workbook', 'main']
 
 # %% ../nbs/lib/80_cli.ipynb #4b0a7f47
 import argparse, importlib, json, os, sys, warnings
@@ -134,10 +134,40 @@ def export(args):
     path = export(find_run(args.run), args.file)
     print(f"{path}\n\nfrom fastai.learner import load_learner\nlearn = load_learner('{path.name}')\nlearn.predict('photo.jpg')")
 
+def cache(args):
+    "List what is cached (decoded pictures, activations), check it, or clean it up"
+    from transfer_course.cache import cache_text, check_cache, clean_cache
+    if args.check: print(f'{len(check_cache())} damaged caches found, and removed.')
+    if args.clean is not None:
+        n,size = clean_cache(args.clean)
+        print(f'{n} caches removed, {size/1e9:.2f} GB.')
+    print(cache_text())
+
 def bench(args):
     "Measure speed, as ratios in one run"
     from transfer_course.bench import main
     main(args.names, args.commit)
+
+def app(args):
+    "Open a page where photos are dropped: class, confidence, nearest training photos"
+    from transfer_course.app import serve
+    serve(args.run, args.data, args.port)
+
+def shelf(args):
+    "Fill a folder with the archives and weights this machine has, for a class without a network"
+    from transfer_course.shelf import check_shelf, fill_shelf
+    (check_shelf if args.check else fill_shelf)(args.folder)
+
+# %% ../nbs/lib/80_cli.ipynb #2afa9205
+def workbook(args):
+    "Write copies of the notebooks to work in, or bring them up to date; check a class's"
+    from transfer_course.workbook import check_class, make_workbook
+    if args.check:
+        print(check_class(args.folder, args.minutes, args.csv))
+        return
+    done = make_workbook(args.folder, args.answers)
+    for name,o in done.items(): print(f'{name:24} {o}')
+    if any(o.left_alone for o in done.values()): raise CourseError("Some copies were left alone, see above: move them away, and run this again to get fresh ones.")
 
 # %% ../nbs/lib/80_cli.ipynb #76a6a828
 def _parser() -> argparse.ArgumentParser:
@@ -166,8 +196,19 @@ def _parser() -> argparse.ArgumentParser:
     a('run', help='its name, or its JSON'); a('pictures', nargs='+', metavar='PICTURE')
     a = command(export)
     a('run', help='its name, or its JSON'); a('file', nargs='?', help='where to; beside the run if not said')
+    a = command(cache)
+    a('--clean', nargs='?', type=float, const=0, metavar='DAYS', help='remove what was not used for so many days; all if no number is given')
+    a('--check', action='store_true', help='read all, and remove what is damaged')
     a = command(bench)
     a('names', nargs='*', help='which; all if none'); a('--commit', action='store_true', help='write data/results/bench')
+    a = command(app)
+    a('run', help='its name, or its JSON, or an exported learner (.pkl)'); a('--data', metavar='FOLDER', help='where the training photos are, if they are your own'); a('--port', type=int, help='7860 or the next free one if not said')
+    a = command(shelf)
+    a('folder', metavar='DIR', help='such as /media/stick/shelf'); a('--check', action='store_true', help='hold what is there against its JSON files')
+    a = command(workbook)
+    a('folder', help='for your copies; with --check, one that holds a folder for each student'); a('--answers', action='store_true', help='with solutions: for instructors')
+    a('--check', action='store_true', help='run the exercises of every student'); a('--minutes', type=float, default=20, help='time for one notebook of one student (20)')
+    a('--csv', metavar='FILE', help='keep the results of --check in a table too')
     return p
 
 def main(

@@ -1,0 +1,15 @@
+"`pytest --slow` adds the long ones: thousands of damaged files, hundreds of kills. `make test FLAGS=slow` passes it on."
+import os, tempfile
+from pathlib import Path
+import pytest
+
+os.environ.setdefault('HYPOTHESIS_STORAGE_DIRECTORY', str(Path(tempfile.gettempdir())/'hypothesis')) # else it makes a folder in the checkout
+
+def pytest_addoption(parser): parser.addoption('--slow', action='store_true', help='the tests that take minutes too')
+
+def pytest_configure(config): config.addinivalue_line('markers', 'slow: takes minutes; asked for by --slow')
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption('--slow'): return
+    for o in items:
+        if 'slow' in o.keywords: o.add_marker(pytest.mark.skip(reason='takes minutes: asked for by --slow'))
