@@ -17,7 +17,7 @@ nb_execution_mode = 'off'
 suppress_warnings = ['myst.header'] # a glossary's entries are small headings under a large one
 nb_render_markdown_format = 'myst' # boards and tables that cells print
 nb_merge_streams = True
-myst_enable_extensions = ['colon_fence', 'fieldlist', 'dollarmath', 'linkify', 'attrs_inline']
+myst_enable_extensions = ['colon_fence', 'fieldlist', 'dollarmath', 'attrs_inline']
 myst_heading_anchors = 6
 myst_heading_slug_func = 'slugs.jupyter_slug'
 

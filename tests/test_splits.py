@@ -199,3 +199,12 @@ def test_folders_on_a_disk(tmp_path):
         (tmp_path/o).write_bytes(b'x')
     split = get_split(own_data(tmp_path))
     assert (split.name, split.sizes) == ('folders', dict(train=3, valid=2, test=2))
+
+def test_a_name_in_no_alphabet_is_told(tmp_path):
+    "Names that are no UTF-8 come out of old archives; no list of a run could hold them"
+    if sys.platform != 'linux': pytest.skip('this file system has no such names')
+    for c in 'cat', 'dog':
+        (tmp_path/c).mkdir()
+        (tmp_path/c/'1.jpg').write_bytes(b'x')
+    with open(os.fsencode(tmp_path/'cat')+b'/K\xf6ln.jpg', 'wb') as f: f.write(b'x')
+    with pytest.raises(CourseError, match='rename'): own_data(tmp_path)

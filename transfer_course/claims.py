@@ -454,6 +454,13 @@ def read_claims(
 # %% ../nbs/lib/55_claims.ipynb #694587ab
 def _facts_path(chapter, commit): return (course_path('data', 'results') if commit else runs_path())/chapter/'facts.json'
 
+def _no_fact(facts:dict):
+    "The name of the first entry that is none: a value, how it was found, and where there are any the photos behind it and an interval"
+    number = lambda o: isinstance(o, (int, float))
+    def fits(f): return (isinstance(f, dict) and (number(f.get('value')) or isinstance(f.get('value'), str)) and isinstance(f.get('how'), str) and (f.get('n') is None or number(f['n']))
+                         and (f.get('interval') is None or isinstance(f['interval'], list) and len(f['interval'])==2 and all(map(number, f['interval']))))
+    return next((k for k,f in facts.items() if not fits(f)), None)
+
 def write_facts(
     chapter:str, # Such as 'flowers'
     facts:dict, # Key to {'value':…, 'how': a phrase, and where it has them 'n' and 'interval'}
@@ -462,8 +469,7 @@ def write_facts(
     modules:tuple=('data', 'models'), # Modules that the facts depend on, besides the chapter's own
 ) -> Path: # The file written
     "Keep counted facts, with the data and the code they come from, in place of earlier ones"
-    for k,f in facts.items():
-        if not isinstance(f, dict) or not {'value', 'how'}<=set(f): raise CourseError(f"The fact '{k}' of {chapter} needs a 'value' and a phrase 'how' that says how it was found.")
+    if k := _no_fact(facts): raise CourseError(f"The fact '{k}' of {chapter} needs a 'value' and a phrase 'how' that says how it was found.")
     names = [o for o in (chapter, *modules) if importlib.util.find_spec(f'transfer_course.{o}')]
     path = _facts_path(chapter, commit)
     write_json(path, dict(facts=facts, data=data_info, code=code_state(names)))
@@ -476,7 +482,11 @@ def load_facts(
     "Counted facts of a chapter"
     for commit in ((False, True) if own else (True,)):
         path = _facts_path(chapter, commit)
-        if path.exists(): return read_json(path)
+        if not path.exists(): continue
+        d = read_json(path)
+        if not isinstance(d, dict) or not all(isinstance(d.get(o), dict) for o in ('facts', 'data', 'code')): raise CourseError(f"{path} does not hold counted facts: move it away, or count again with `transfer_course claims --facts {chapter}`.")
+        if k := _no_fact(d['facts']): raise CourseError(f"'{k}' in {path} is no fact as it was written: count again with `transfer_course claims --facts {chapter}`.")
+        return d
     return {}
 
 # %% ../nbs/lib/55_claims.ipynb #c38e13bf
@@ -544,18 +554,18 @@ class Stale:
 def _made(own):
     "File and code of each result that says which code made it"
     for root in [course_path('data', 'results')] + [runs_path()]*own:
-        for p in sorted(root.glob('*/*.json')):
+        for p in sorted(root.glob('*/[!.]*.json')): # what a killed process left begins with a dot
             d = read_json(p)
-            if isinstance(d, dict) and isinstance(d.get('code'), dict): yield p.relative_to(root).as_posix(), d['code']
+            if isinstance(d, dict) and isinstance(d.get('code'), dict) and isinstance(d['code'].get('modules'), dict): yield p.relative_to(root).as_posix(), d['code']
 
 def stale(
     own:bool=False, # The reader's own runs too
 ) -> list: # Of `Stale`
     "Results whose modules have changed since"
     made = list(_made(own))
-    names = {m for _,code in made for m in code.get('modules', {})}
+    names = {m for _,code in made for m in code['modules']}
     here = [m for m in names if importlib.util.find_spec(f'transfer_course.{m}')]
     now = code_state(here)['modules'] if here else {}
-    rows = [Stale(f, code.get('commit'), [m for m,h in code.get('modules', {}).items() if m in now and now[m]!=h],
-                  [m for m in code.get('modules', {}) if m not in now]) for f,code in made]
+    rows = [Stale(f, code.get('commit'), [m for m,h in code['modules'].items() if m in now and now[m]!=h],
+                  [m for m in code['modules'] if m not in now]) for f,code in made]
     return [r for r in rows if r.changed or r.gone]

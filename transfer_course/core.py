@@ -107,8 +107,9 @@ def read_json(
     "Read JSON; a missing or cut file is a `CourseError` that names it"
     try: return json.loads(Path(path).read_text(encoding='utf-8'))
     except FileNotFoundError: raise CourseError(f"{path} is not there.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
-        raise CourseError(f"{path} is damaged ({e}): it was cut short or edited. Move it away and run again.") from None
+    except OSError as e: raise CourseError(f"{path} can't be read ({e.strerror}).") from None
+    except (ValueError, RecursionError) as e: # no JSON, no UTF-8, a number of thousands of digits, thousands of brackets
+        raise CourseError(f"{path} is damaged ({str(e)[:200]}): it was cut short or edited. Move it away and run again.") from None
 
 # %% ../nbs/lib/00_core.ipynb #59f77a71
 @contextmanager

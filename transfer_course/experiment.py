@@ -87,7 +87,19 @@ class Run:
         "What the kept epoch answered, photo by photo"
         import pandas as pd
         if not self.answers_path.exists(): raise CourseError(f"The answers of {self.name} are not there ({self.answers_path.name}): run it again with --fresh.")
-        return pd.read_csv(self.answers_path, dtype=dict(name=str, target=str, pred=str), keep_default_na=False)
+        try: rows = pd.read_csv(self.answers_path, dtype=dict(name=str, target=str, pred=str), keep_default_na=False)
+        except Exception as e: raise CourseError(f"{self.answers_path} is damaged ({' '.join(str(e).split())[:200] or type(e).__name__}): run {self.name} again with --fresh.") from None
+        if wrong := self._wrong_answers(rows): raise CourseError(f"{self.answers_path} does not hold what {self.name} answered ({wrong}): run it again with --fresh.")
+        return rows
+
+    def _wrong_answers(self, rows):
+        "What is wrong with a table of answers, in words; None where it fits the run"
+        classes = self.settings['classes']
+        if list(rows.columns) != ['part', 'name', 'target', 'pred', *(p := [f'p_{c}' for c in classes])]: return 'other columns'
+        if not set(rows.target) | set(rows.pred) <= set(classes): return 'other classes'
+        if not all(rows[o].dtype.kind in 'fi' and rows[o].between(0, 1).all() for o in p): return 'no probabilities'
+        if rows.duplicated(['part', 'name']).any(): return 'a photo twice'
+        if any(self.d.get(o) and (rows.part==o).sum() != self.d[o]['n'] for o in ('valid', 'test')): return 'another number of photos'
 
     def split(self): # -> Split
         "The names this run trained, validated and tested on"
@@ -106,14 +118,44 @@ class Run:
         return bool(last-before < (max(last*(1-last), 1e-4)/self.data['split']['valid'])**.5)
 
 # %% ../nbs/lib/50_experiment.ipynb #a542f18f
+def _text(x): return isinstance(x, str)
+def _name(x): return _text(x) and x.isprintable() and not set(x) & set('/\\') # a part of files' names
+def _flag(x): return isinstance(x, bool)
+def _count(x): return type(x) is int and 0 <= x < 2**53
+def _number(x): return isinstance(x, float) or type(x) is int and abs(x) < 2**53 # a loss may be nan
+def _rate(x): return _number(x) and 0 <= x <= 1
+def _seconds(x): return _number(x) and 0 <= x < 1e12
+def _maybe(shape): return lambda x: x is None or not _misfit(x, shape)
+
+_SCORE = dict(n=lambda x: _count(x) and x > 0, correct=_count, acc=_rate)
+_EPOCH = dict(epoch=_count, phase=_count, train_loss=_number, train_acc=_rate, valid_loss=_number, valid_acc=_rate, seconds=_seconds, total_seconds=_seconds)
+_SHAPE = dict(name=_name, group=_text, chapter=_text, scale=lambda x: x in SCALES, arm=_text, seed=_count, arch=_text, status=lambda x: x in ('running', 'finished'),
+              settings=dict(size=_count, classes=[_text]), weights=dict(asked=_text, genuine=_flag), machine=_maybe({}), code=dict(modules={}),
+              data=dict(name=_text, split=dict(name=_text, train=_count, valid=_count, test=_count, fingerprint=_name)),
+              epochs=[_EPOCH], valid=_maybe(_SCORE), test=_maybe(_SCORE), seconds=_maybe(_seconds))
+
+def _misfit(x, shape, at=''):
+    "The key of the first value that is not of its shape, dotted; None where all are"
+    if callable(shape): return None if shape(x) else at
+    if not isinstance(x, type(shape)): return at or 'all of it'
+    parts = ((k, x.get(k), s) for k,s in shape.items()) if isinstance(x, dict) else ((i, v, shape[0]) for i,v in enumerate(x))
+    return next((o for k,v,s in parts if (o := _misfit(v, s, f'{at}.{k}'.lstrip('.')))), None)
+
+def _wrong(d):
+    "The key of the first thing in a run's JSON that those who read it could not take"
+    return _misfit(d, _SHAPE) or ('settings.classes' if not d['settings']['classes'] else None) or next((k for k in ('epochs', 'valid', 'seconds') if d['status']=='finished' and not d[k]), None)
+
 def read_run(
     path:str|Path # Its JSON
 ) -> Run: # Finished or not
-    "Read one run; a cut or foreign file is a `CourseError`"
+    "Read one run; a cut, edited or foreign file is a `CourseError`"
     d = read_json(path)
-    if not isinstance(d, dict) or not {'name', 'arm', 'seed', 'epochs', 'status'} <= d.keys():
-        raise CourseError(f"{path} is no run of this course (it lacks a name, an arm or epochs): move it away.")
+    if key := _wrong(d): raise CourseError(f"{path} is no run of this course, or was edited ('{key}' is not as a run has it): move it away.")
     return Run(d, path)
+
+def _run_files(folder:Path):
+    "Files that should be runs; what a killed process left has a name with a dot in front"
+    return [p for p in sorted(folder.glob('*.json')) if p.name != 'facts.json' and not p.name.startswith('.')]
 
 def _get(d:dict, key:str):
     "`_get(d, 'settings.size')` is `d['settings']['size']`, None where there is none"
@@ -130,8 +172,7 @@ def load_runs(
     "All runs of a chapter that meet the conditions; damaged files are passed over with a warning"
     found = {}
     for root in [course_path('data', 'results')]*committed + [runs_path()]*own:
-        for p in sorted((root/chapter).glob('*.json')):
-            if p.name == 'facts.json': continue
+        for p in _run_files(root/chapter):
             try: found[p.stem] = read_run(p)
             except CourseError as e: warnings.warn(str(e))
     conds = {**(where or {}), **fields}
@@ -142,7 +183,7 @@ def find_run(
 ) -> Run: # Finished or not
     "A run by its name, in any chapter, the reader's own first; an unknown one is a `CourseError`"
     if name.endswith('.json') and Path(name).exists(): return read_run(name)
-    paths = {p.stem: p for root in (course_path('data', 'results'), runs_path()) for p in root.glob('*/*.json') if p.name != 'facts.json'}
+    paths = {p.stem: p for root in (course_path('data', 'results'), runs_path()) for folder in root.glob('*/') for p in _run_files(folder)}
     if name not in paths: raise unknown('run', name, paths) if paths else CourseError(f"There is no run '{name}', nor any other yet: `transfer_course run flowers` makes some.")
     return read_run(paths[name])
 
@@ -284,18 +325,30 @@ def _new_run(self:Experiment, arm:str, seed:int) -> Run:
 
 # %% ../nbs/lib/50_experiment.ipynb #38cf36c1
 def _checkpoint(run:Run) -> Path: return run.path.with_name(f'{run.name}.checkpoint.pth')
+def _best(run:Run) -> Path: return run.path.with_name(f'{run.name}.best.safetensors')
+
+def _clear(run:Run):
+    "Remove what only an unfinished run needs"
+    for p in (_checkpoint(run), _best(run)): p.unlink(missing_ok=True)
+
+def _read_checkpoint(run:Run) -> dict:
+    "The state of training after the last whole epoch, and the run as it was then"
+    import torch
+    try: return torch.load(_checkpoint(run), weights_only=False)
+    except Exception as e: raise CourseError(f"{_checkpoint(run)} is damaged ({' '.join(str(e).split())[:200] or type(e).__name__}): --fresh runs {run.name} anew.") from None
 
 @patch
 def _begin(self:Experiment, arm:str, seed:int, resume:bool, fresh:bool): # -> (Run, training state or None)
     "The run to work on: a new one, a finished one, or one to go on with"
     new = self._new_run(arm, seed)
     if fresh or not new.path.exists() and not _checkpoint(new).exists(): return new, None
-    state = None
-    if _checkpoint(new).exists():
-        import torch
-        state = torch.load(_checkpoint(new), weights_only=False)
+    old,state = None,None
+    try: old = read_run(new.path)
+    except CourseError: # the checkpoint knows all that a damaged JSON knew
+        if not _checkpoint(new).exists(): raise
+    if _checkpoint(new).exists() and not (old and old.status=='finished'): # killed right after its end, it is finished all the same
+        state = _read_checkpoint(new)
         old = Run(state.pop('run'), new.path)
-    else: old = read_run(new.path)
     differ = [k for k in new.settings if old.settings.get(k) != new.settings[k]] + [k for k in ('fingerprint',) if old.data['split'][k] != new.data['split'][k]]
     if differ: raise CourseError(f"The run {new.name} is there with another {differ[0]} than asked for now: --fresh runs it anew, and the old one is lost.")
     if old.status == 'finished': return old, None
@@ -331,7 +384,7 @@ def _train(self:Experiment, learn, run:Run, state:dict|None, say):
     before = [0., run.epochs[-1]['total_seconds'] if run.epochs else 0.]
     def on_epoch(learn, row):
         run.epochs.append(dict(epoch=len(run.epochs), phase=i, **row, total_seconds=before[1] + time.perf_counter()-before[0]))
-        if self._is_best(run) and self.keep == 'best': _save_weights(learn, run.path.with_name(f'{run.name}.best.safetensors'))
+        if self._is_best(run) and self.keep == 'best': _save_weights(learn, _best(run))
         with atomic(_checkpoint(run), sync=False) as tmp: torch.save(dict(training_state(learn), run=run.d), tmp)
         run.save()
         say(run, run.epochs[-1])
@@ -415,8 +468,9 @@ def _score(rows, classes) -> dict: # n, correct, acc, interval, loss
     return dict(n=n, correct=k, acc=k/n, interval=list(wilson(k, n)), loss=float(-np.log(np.clip(p, 1e-7, 1)).mean()))
 
 def _write_answers(run:Run, rows):
-    "As a gzipped table without a time stamp: equal answers, equal bytes"
-    with atomic(run.answers_path) as tmp: rows.to_csv(tmp, index=False, compression=dict(method='gzip', mtime=0))
+    "As a gzipped table without a time stamp and without a file's name: equal answers, equal bytes"
+    import gzip
+    with atomic(run.answers_path) as tmp: tmp.write_bytes(gzip.compress(rows.to_csv(index=False, lineterminator='\n').encode(), mtime=0))
 
 @patch
 def _answer(self:Experiment, learn, part:str, names, dl): # -> DataFrame
@@ -430,16 +484,15 @@ def _finish(self:Experiment, learn, run:Run, split:Split):
     acc = [e['valid_acc'] for e in run.epochs]
     run.d['best_epoch'] = acc.index(max(acc))
     run.d['kept_epoch'] = run.best_epoch if self.keep == 'best' else len(acc)-1
-    best = run.path.with_name(f'{run.name}.best.safetensors')
-    if self.keep == 'best' and best.exists():
+    if self.keep == 'best' and _best(run).exists():
         from safetensors.torch import load_file
-        learn.model.load_state_dict(load_file(best))
+        learn.model.load_state_dict(load_file(_best(run)))
     _save_weights(learn, run.weights_path)
     rows = self._answer(learn, 'valid', split.valid, learn.dls.valid)
     _write_answers(run, rows)
     run.d.update(valid=_score(rows, self.dataset.classes), seconds=run.epochs[-1]['total_seconds'], status='finished')
     run.save()
-    for p in (_checkpoint(run), best): p.unlink(missing_ok=True)
+    _clear(run)
 
 # %% ../nbs/lib/50_experiment.ipynb #4d584d23
 def say_epoch(
@@ -461,9 +514,10 @@ def run_one(self:Experiment,
     "Train one arm with one seed, or take the finished run"
     path = runs_path(self.chapter, f'{self.name(arm, seed)}.json')
     with locked(path, f'the run {path.stem}'):
+        sweep(path)
         run,state = self._begin(arm, seed, resume, fresh)
+        if run.status == 'finished' or fresh: _clear(run)
         if run.status == 'finished': return run
-        if fresh: _checkpoint(run).unlink(missing_ok=True)
         from transfer_course.models import peak_memory_mb, reset_peak_memory
         reset_peak_memory()
         split = self.split_for(seed)
@@ -495,12 +549,13 @@ def open_test(self:Experiment,
     for run in runs:
         names = self.split_for(run.seed).test
         if run.d['test'] or not names: continue
-        learn = load_learner_of(run)
-        rows = self._answer(learn, 'test', names, test_loader(learn.dls, self.dataset, names))
-        kept = run.answers()
-        _write_answers(run, pd.concat([kept[kept.part!='test'], rows]))
-        run.d['test'] = dict(epoch=run.kept_epoch, **_score(rows, self.dataset.classes), opened=datetime.date.today().isoformat())
-        run.save()
+        with locked(run.path, f'the run {run.name}'):
+            learn = load_learner_of(run)
+            rows = self._answer(learn, 'test', names, test_loader(learn.dls, self.dataset, names))
+            kept = run.answers()
+            _write_answers(run, pd.concat([kept[kept.part!='test'], rows]))
+            run.d['test'] = dict(epoch=run.kept_epoch, **_score(rows, self.dataset.classes), opened=datetime.date.today().isoformat())
+            run.save()
     return runs
 
 @patch
@@ -531,7 +586,8 @@ def load_learner_of(
     if not numerics.runs_well_on(processor_kind()): numerics = choose_numerics(run.arch)
     dls = empty_loaders(s['classes'], s['size'], s['method'])
     learn = transfer_learner(dls, run.arch, w, False, 'avg' if 'probe' in run.arm else s['head'], numerics)
-    learn.model.load_state_dict(load_file(run.weights_path))
+    try: learn.model.load_state_dict(load_file(run.weights_path))
+    except Exception as e: raise CourseError(f"{run.weights_path} is damaged, or of another net ({' '.join(str(e).split())[:200]}): run {run.name} again with --fresh.") from None
     learn.remove_cbs([cb for cb in learn.cbs if type(cb).__name__ == 'ProgressCallback'])
     return learn
 
