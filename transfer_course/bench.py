@@ -152,7 +152,7 @@ def time_side(
 def _bare(learn):
     "Bare steps of the net that was just trained, on one of its batches: timed beside its epochs, they meet the machine in the same mood"
     import torch
-    x,y = learn.dls.train.one_batch()
+    x,y = (o.as_subclass(torch.Tensor) for o in learn.dls.train.one_batch())
     numerics = choose_numerics('torchvision:resnet18', processor_kind(x.device.type))
     x = x.contiguous(memory_format=torch.channels_last if numerics.channels_last else torch.contiguous_format)
     return bare_steps(learn.model, torch.optim.Adam(learn.model.parameters(), fused=True), x, y, dict(train=numerics.train, evaluate=numerics.evaluate), 10)
