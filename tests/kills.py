@@ -133,7 +133,81 @@ def serve(folder):
     server.socket.close()
     return server.server_port
 
-JOBS = dict(run=Runs, data=Data)
+class Workbook:
+    "A reader's copies with answers in them, brought up to date"
+    N = 12
+    def __init__(self, stuff):
+        import nbformat
+        from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+        from transfer_course.workbook import make_workbook
+        self.make,self.stuff = make_workbook,stuff
+        def course(folder, text):
+            folder.mkdir()
+            for i in range(self.N):
+                cells = [new_markdown_cell(text*50, id='text'), new_markdown_cell(f'**1. Exercise {i}.**', id='task'), new_code_cell('### BEGIN SOLUTION\nx = 1\n### END SOLUTION', id='answer'),
+                         new_code_cell("expect(lambda: x == 1, 'Not that.')", id='check'), *[new_markdown_cell(f'more {text}', id='more')]*(text=='new')]
+                nbformat.write(new_notebook(cells=cells), folder/f'{i:02}.ipynb')
+        course(stuff/'old', 'old'); course(stuff/'course', 'new')
+        make_workbook(stuff/'copies', course=stuff/'old')
+        for o in (stuff/'copies').glob('*.ipynb'): o.write_text(o.read_text().replace('...  # your answer', f'x = 1  # mine, {o.stem}'))
+        assert 'mine, 03' in (stuff/'copies'/'03.ipynb').read_text()
+
+    def work(self, root):
+        if not (root/'copies').exists():
+            shutil.copytree(self.stuff/'copies', root/f'copies.{os.getpid()}')
+            os.replace(root/f'copies.{os.getpid()}', root/'copies')
+        for o in root.glob('copies.*'): shutil.rmtree(o)
+        done = self.make(root/'copies', course=self.stuff/'course')
+        assert not [o for o in done.values() if o.left_alone]
+
+    def end(self, root): return content(root)
+
+    def look(self, root, end, before):
+        mine = {o: b for o,b in content(root/'copies').items() if '/' not in o and o.endswith('.ipynb') and '.part' not in o} if (root/'copies').exists() else {}
+        for name,b in mine.items():
+            json.loads(b)
+            assert f'mine, {name[:2]}'.encode() in b, f'the answer in {name} is lost'
+            assert name not in before or b==end[f'copies/{name}'], f'{name} was up to date and is not any more'
+        before.update(o for o,b in mine.items() if b==end[f'copies/{o}'])
+        if not mine: return 'before the first copy'
+        return f"writing {left(content(root))[-1].rpartition('.part')[2]}" if left(content(root)) else f'{len(before)*3//self.N} thirds done'
+
+class Cache:
+    "Decoded pictures and what frozen layers said about them"
+    def __init__(self, stuff):
+        import fastai.vision.all, filelock, timm, torch, transfer_course.precompute
+        from transfer_course import data, models
+        from transfer_course.core import Numerics
+        from transfer_course.pictures import make_pictures
+        pictures = make_pictures(stuff/'shapes', 120, size=64)
+        def learner():
+            torch.manual_seed(0)
+            ds = data.own_data(pictures)
+            dls = models.picture_loaders(ds, data.split_by_hash(ds, .25), 64, bs=8, device='cpu')
+            learn = models.transfer_learner(dls, 'tf_efficientnet_lite0', 'random', numerics=Numerics())
+            learn.freeze()
+            return learn
+        self.learner = learner
+
+    def work(self, root):
+        os.environ['TRANSFER_COURSE_RUNS'] = str(root)
+        with self.learner().no_bar() as learn: learn.precompute()
+
+    def _told(self, name, b):
+        if name.endswith('meta.json'): return {k: v for k,v in json.loads(b).items() if k != 'made'}
+        return hashlib.sha256(b).hexdigest()
+
+    def end(self, root): return {o: self._told(o, b) for o,b in content(root).items()}
+
+    def look(self, root, end, before):
+        found = {o: b for o,b in content(root).items() if '.part' not in o}
+        for o,b in found.items(): assert self._told(o, b)==end[o], f'{o} differs'
+        for o in before: assert o in found, f'{o} was there and is not any more'
+        before.update(found)
+        made = sum(o.endswith('meta.json') for o in found)
+        return f'building entry {made+1}' if left(content(root)) else f'{made} entries there'
+
+JOBS = dict(run=Runs, data=Data, workbook=Workbook, cache=Cache)
 
 # --- Kills ---
 

@@ -12,13 +12,13 @@ def killed(*args):
     print(args[0], out.stdout.strip())
     return json.loads(out.stdout.splitlines()[-1])
 
-@pytest.mark.parametrize('job,kills', [('run', 3), ('data', 5)])
+@pytest.mark.parametrize('job,kills', [('run', 3), ('data', 5), ('workbook', 5), ('cache', 3)])
 def test_some_kills(job, kills):
     said = killed(job, kills)
     assert said['kills'] >= kills and said['lost']==0
 
 @pytest.mark.slow
-@pytest.mark.parametrize('job', ['run', 'data'])
+@pytest.mark.parametrize('job', ['run', 'data', 'workbook', 'cache'])
 def test_a_hundred_kills_and_one_at_each_step(job):
     said = killed(job, 100, 1, 'steps')
     assert said['kills'] >= 100 and said['at_steps'] > 5 and said['lost']==0 and len(said['phases']) > 2

@@ -7,7 +7,8 @@ __all__ = ['PICTURE_ENDINGS', 'PARTS', 'MAX_MEMORY', 'MAX_RATIO', 'TRIES', 'PAUS
            'DataSet', 'aside_path', 'own_data', 'open_picture', 'sweep', 'unpack', 'archive_sha256', 'get_archive',
            'read_credits', 'get_data', 'Split', 'stem_key', 'hash_unit', 'split_by_hash', 'split_by_folder',
            'first_of_each', 'write_held_out', 'name_list', 'held_out', 'random_split', 'split_flowers_article',
-           'split_sample', 'few_per_class', 'get_split', 'Check', 'check', 'write_sample']
+           'split_sample', 'few_per_class', 'get_split', 'Check', 'check', 'difference_hash', 'near_copies',
+           'write_sample']
 
 # %% ../nbs/lib/20_data.ipynb #031e6873
 import csv, glob, gzip, hashlib, io, os, re, shutil, stat, sys, tarfile, time, tomllib, zipfile
@@ -806,6 +807,32 @@ def check(
     for sha,copies in same.items():
         if len(copies) > 1: rows += _copies(copies, ds.labels, part, sha[:8])
     return Check(ds, rows, len(names))
+
+# %% ../nbs/lib/20_data.ipynb #43682050
+def difference_hash(
+    im # A picture, as Pillow opens it
+) -> int: # 64 bits; alike pictures differ in few
+    "Which of each two neighbours is lighter, on 9 × 8 pixels (N. Krawetz, Kind of like that, 2013)"
+    import numpy as np
+    small = np.asarray(im.convert('L').resize((9, 8), reducing_gap=3), np.int16)
+    return int.from_bytes(np.packbits(small[:,1:] > small[:,:-1]), 'big')
+
+def near_copies(
+    ds:DataSet, # Pictures; those that can't be read are passed over
+    within:int=4, # Bits of 64 in which the two may differ
+) -> list: # (name, name, bits that differ), the most alike first; copies to the byte are among them
+    "Pairs of pictures that look alike: scaled, saved again, or shot in one series"
+    import numpy as np
+    names,hashes = [], []
+    for o in progress(ds.names, comment=f'Looking for near copies in {ds.name}'):
+        try: hashes.append(difference_hash(_read_picture(ds.path/o, 64)))
+        except Exception: continue # Pillow's readers raise whatever they stumble over; `check` lists these
+        names.append(o)
+    h,found = np.array(hashes, np.uint64), []
+    for i in range(len(h)-1): # row by row: a table of all pairs would take the square of the pictures
+        bits = np.bitwise_count(h[i+1:] ^ h[i])
+        found += [(names[i], names[i+1+j], int(bits[j])) for j in np.flatnonzero(bits <= within)]
+    return sorted(found, key=lambda o: o[2])
 
 # %% ../nbs/lib/20_data.ipynb #d0a45d57
 _SAMPLE_README = """# 300 flowers

@@ -51,8 +51,8 @@ def is_random(
 # %% ../nbs/lib/40_precompute.ipynb #b087219f
 class Rows:
     "Inputs and targets of a loader, to be taken by index"
-    def __init__(self, x, ys, index=None, views=1): # x: (rows, …); ys: targets, each (items, …); index: row of each item, None for the same order; views: copies of x, one after another
-        self.x,self.ys,self.views = x,ys,views
+    def __init__(self, x, ys, index=None, views=1, dtype=None): # x: (rows, …); ys: targets, each (items, …); index: row of each item, None for the same order; views: copies of x, one after another; dtype: of batches, None for that of x
+        self.x,self.ys,self.views,self.dtype = x,ys,views,dtype
         self.index = torch.arange(len(x)//views) if index is None else index
 
     def __len__(self): return len(self.index)
@@ -61,12 +61,12 @@ class Rows:
         i = torch.tensor(i, device=self.index.device)
         rows = self.index[i]
         if self.views > 1: rows = rows + torch.randint(self.views, (len(i),)).to(rows.device)*len(self.index)
-        return (self.x[rows], *(y[i] for y in self.ys))
+        return (self.x[rows].to(self.dtype or self.x.dtype), *(y[i] for y in self.ys))
 
     def to(self, device): # The same rows there, if they take less than half of the memory that is free
         "Move to a GPU that has room"
         if torch.device(device).type != 'cuda' or self.x.numel()*self.x.element_size() > torch.cuda.mem_get_info()[0]/2: return self
-        return Rows(self.x.to(device), [y.to(device) for y in self.ys], self.index.to(device), self.views)
+        return Rows(self.x.to(device), [y.to(device) for y in self.ys], self.index.to(device), self.views, self.dtype)
 
 @delegates()
 class RowsDL(TfmdDL):
@@ -249,8 +249,10 @@ def _frozen_steps(model, frozen:set) -> tuple: # Graph, steps, number of the las
         opened = opened | mixed
     free = next((i for i,u in enumerate(used) if u - frozen), len(nodes)-1)
     crossings = _crossings(nodes)
-    i = max((i for i in range(free) if crossings[i] and any(used[:i+1])), default=None)
-    return nodes, i
+    last = max((j for j in range(free) if used[j]), default=None)
+    if last is None: return nodes, None
+    behind = next((i for i in range(last, free) if crossings[i]), None) # where a block ends; what follows without parameters, such as a head's dropout, is not of the frozen part
+    return nodes, behind if behind is not None else max((i for i in range(last) if crossings[i] and any(used[:i+1])), default=None)
 
 def _named_step(model, name:str) -> tuple: # Steps, number of the one that is named
     "The step of a layer; one that is unknown, or that a residual connection jumps over, is a `CourseError` that names others"
@@ -304,6 +306,10 @@ def _precision(learn) -> tuple: # dtype of autocast or None, channels_last
         if isinstance(cb, UseNumerics): return (torch.bfloat16 if cb.numerics.evaluate == 'bf16' else None), cb.numerics.channels_last
         if isinstance(cb, MixedPrecision): return (torch.bfloat16 if 'bf16' in str(getattr(cb, 'amp_mode', '')).lower() else torch.float16), False
     return None, False
+
+def _trains_in_half(learn) -> bool:
+    "Will training run under autocast?"
+    return any(isinstance(cb, MixedPrecision) or isinstance(cb, UseNumerics) and cb.numerics.train == 'bf16' for cb in learn.cbs)
 
 def _weights_hash(model:nn.Module) -> str:
     "A fingerprint of every number in a net, and of what it does with them"
@@ -433,7 +439,8 @@ def precompute(self:Learner,
     dls = _decoded_if_fixed(self.dls)
     with same_dice(): parts = [(_activations(self, below, dl, views or 1 if i == 0 else 1), dl) for i,dl in enumerate(dls.loaders)]
     if any(x is None for x,_ in parts): return _twin(self, dls, self.model, [FrozenInEval(below)])
-    loaders = [_rows_loader(dl, Rows(x, _targets(dl), views=views or 1 if i == 0 else 1), after_batch=Pipeline()) for i,(x,dl) in enumerate(parts)]
+    dtype = None if _trains_in_half(self) else torch.float32 # the lower half may have been run in another precision than the upper one trains in
+    loaders = [_rows_loader(dl, Rows(x, _targets(dl), views=views or 1 if i == 0 else 1, dtype=dtype), after_batch=Pipeline()) for i,(x,dl) in enumerate(parts)]
     return _twin(self, type(dls)(*loaders, path=dls.path, device=dls.device), above, [])
 
 def _twin(learn, dls, model, cbs) -> Learner:

@@ -205,9 +205,11 @@ def _read(path):
     except Exception as e: raise CourseError(f"{path} is no notebook that can be read ({type(e).__name__}: {str(e)[:80]}).") from None
 
 def _course_notebooks(folder=None) -> dict:
-    "The notebooks that readers get, by name: the chapters and pages, without the README's"
+    "The notebooks that readers get, by name: the chapters and pages, without the README's, and what has exercises in the engine room"
     folder = Path(folder or course_path('nbs'))
-    return {o.name: _read(o) for o in sorted(folder.glob('*.ipynb')) if o.name != 'index.ipynb' and not o.name.startswith('.')}
+    pages = {o.name: _read(o) for o in sorted(folder.glob('*.ipynb')) if o.name != 'index.ipynb' and not o.name.startswith('.')}
+    lib = {o.name: _read(o) for o in sorted(folder.glob('lib/*.ipynb'))}
+    return pages | {name: nb for name,nb in lib.items() if any(c['cell_type']=='markdown' and c['source'].startswith('## Exercises') for c in nb['cells'])}
 
 def _linked(nb, names):
     "The notebook with its links to other notebooks kept where those are copied too, and as plain words elsewhere"
