@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['SCALES', 'CourseError', 'nearest', 'unknown', 'course_path', 'runs_path', 'shelf_path', 'atomic', 'write_json',
            'read_json', 'locked', 'sha256', 'fingerprint', 'get_scale', 'seed_everything', 'get_device',
-           'processor_kind', 'Numerics', 'choose_numerics', 'keep_freed_memory', 'versions', 'machine', 'code_hash',
-           'code_state', 'progress']
+           'processor_kind', 'Numerics', 'choose_numerics', 'keep_freed_memory', 'release_memory', 'versions',
+           'machine', 'code_hash', 'code_state', 'progress']
 
 # %% ../nbs/lib/00_core.ipynb #95a9b843
-import ast, difflib, functools, hashlib, json, os, platform, random, re, shutil, subprocess, sys
+import ast, difflib, functools, glob, hashlib, json, os, platform, random, re, shutil, subprocess, sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +75,25 @@ def shelf_path(
     return Path(shelf).expanduser().joinpath(*parts)
 
 # %% ../nbs/lib/00_core.ipynb #45894b83
+@functools.cache
+def _host() -> str: return hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+
+def _alive(pid:int) -> bool:
+    "Does a process of this machine run under that number?"
+    try: os.kill(pid, 0)
+    except ProcessLookupError: return False
+    except OSError: pass # another user's
+    return True
+
+def _remove_left(path:Path):
+    "Remove what processes of this machine that were killed left of `path`"
+    if os.name != 'posix': return # elsewhere one can't ask without killing
+    for o in path.parent.glob(f'.{glob.escape(path.stem)}.{_host()}-*.part*'):
+        pid = re.search(r'-(\d+)-[0-9a-f]{6}\.part', o.name)
+        if not pid or _alive(int(pid[1])): continue
+        if o.is_dir(): shutil.rmtree(o, ignore_errors=True)
+        else: o.unlink(missing_ok=True)
+
 @contextmanager
 def atomic(
     path:str|Path, # Where the finished file (or folder) shall appear; its parent is made
@@ -84,7 +103,8 @@ def atomic(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # `.part` in front of the ending, so that writers that look at the ending still know the format
-    tmp = path.with_name(f'.{path.stem}.{os.getpid()}-{random.SystemRandom().getrandbits(24):06x}.part{path.suffix}')
+    tmp = path.with_name(f'.{path.stem}.{_host()}-{os.getpid()}-{random.SystemRandom().getrandbits(24):06x}.part{path.suffix}')
+    _remove_left(path)
     try:
         yield tmp
         if sync and tmp.is_file():
@@ -219,6 +239,12 @@ def keep_freed_memory() -> bool: # False where the C library is another one
     try: mallopt = ctypes.CDLL('libc.so.6').mallopt
     except (OSError, AttributeError): return False
     return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, 2**31-1))
+
+def release_memory():
+    "Give back to the system what glibc keeps (malloc_trim(3)); nothing where the C library is another one"
+    import ctypes
+    try: ctypes.CDLL('libc.so.6').malloc_trim(0)
+    except (OSError, AttributeError): pass
 
 # %% ../nbs/lib/00_core.ipynb #8b0b795c
 def versions() -> dict: # Name to version, of what can change a number

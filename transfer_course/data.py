@@ -318,13 +318,15 @@ def archive_sha256(
 ) -> str: # Its SHA-256, from memory if size and time of the file have not changed
     "SHA-256 of an archive, computed once"
     memo,key = runs_path('data', 'checked.json'), fingerprint(str(path.resolve()))
-    try: seen = read_json(memo)
-    except CourseError: seen = {}
-    stamp = [path.stat().st_size, path.stat().st_mtime_ns]
-    if seen.get(key, {}).get('stamp') != stamp:
-        seen[key] = dict(file=path.name, stamp=stamp, sha256=sha256(path))
-        write_json(memo, seen)
-    return seen[key]['sha256']
+    def seen():
+        try: return _read_table(memo)
+        except CourseError: return {}
+    now = dict(file=path.name, stamp=[path.stat().st_size, path.stat().st_mtime_ns])
+    if isinstance(old := seen().get(key), dict) and old | now == old and 'sha256' in old: return old['sha256']
+    now['sha256'] = sha256(path)
+    with locked(memo, 'the list of checked archives'):
+        write_json(memo, seen() | {key: now})
+    return now['sha256']
 
 def _about(path):
     "What the JSON beside an archive says"

@@ -238,7 +238,7 @@ class Schedule:
     def epochs(self): return sum(p.epochs for p in self.phases)
 
 # %% ../nbs/lib/50_experiment.ipynb #f57ddf61
-ARMS = {'pretrained': dict(load=True), 'random': dict(load=False), 'probe': dict(load=True), 'random-probe': dict(load=False)}
+ARMS = {'pretrained': dict(load=True), 'random': dict(load=False), 'frozen': dict(load=True), 'probe': dict(load=True), 'random-probe': dict(load=False)}
 
 @dataclass
 class Experiment:
@@ -380,9 +380,9 @@ def _decoded(self:Experiment, dls):
 def _train(self:Experiment, learn, run:Run, state:dict|None, say):
     "All phases, from the start or from `state`"
     from transfer_course.models import CancelFitException, EpochLog, parameter_table, restore_training_state, training_state
-    import torch
-    before = [0., run.epochs[-1]['total_seconds'] if run.epochs else 0.]
-    def on_epoch(learn, row):
+    import torch, transfer_course.precompute # adds `precompute`
+    frozen,before = run.arm=='frozen', [0., run.epochs[-1]['total_seconds'] if run.epochs else 0.]
+    def on_epoch(_, row): # may come from a learner for the upper layers, which shares all with `learn`
         run.epochs.append(dict(epoch=len(run.epochs), phase=i, **row, total_seconds=before[1] + time.perf_counter()-before[0]))
         if self._is_best(run) and self.keep == 'best': _save_weights(learn, _best(run))
         with atomic(_checkpoint(run), sync=False) as tmp: torch.save(dict(training_state(learn), run=run.d), tmp)
@@ -392,14 +392,15 @@ def _train(self:Experiment, learn, run:Run, state:dict|None, say):
     log = EpochLog(on_epoch)
     for i,phase in enumerate(self.schedule.phases):
         done = sum(e['phase']==i for e in run.epochs)
-        learn.freeze() if phase.frozen else learn.unfreeze()
-        if run.parameters is None: run.d['parameters'] = dict(parameter_table(learn.model), phases=[])
-        if len(run.parameters['phases']) == i: run.parameters['phases'].append(parameter_table(learn.model)['trainable'])
-        if state and run.epochs[-1]['phase'] == i: restore_training_state(learn, state)
         before[0] = time.perf_counter()
+        learn.freeze() if phase.frozen or frozen else learn.unfreeze()
+        worker = learn.precompute() if frozen else learn
+        if run.parameters is None: run.d['parameters'] = dict(parameter_table(learn.model), phases=[])
+        if len(run.parameters['phases']) == i: run.parameters['phases'].append(parameter_table(worker.model)['trainable'])
+        if state and run.epochs[-1]['phase'] == i: restore_training_state(learn, state)
         if done < phase.epochs and not self._is_over(run):
             lr = slice(*phase.lr) if isinstance(phase.lr, (tuple, list)) else phase.lr
-            learn.fit_one_cycle(phase.epochs, lr, div=phase.div, pct_start=phase.pct_start, start_epoch=done, cbs=log)
+            worker.fit_one_cycle(phase.epochs, lr, div=phase.div, pct_start=phase.pct_start, start_epoch=done, cbs=log)
         before[1] = run.epochs[-1]['total_seconds']
 
 @patch
@@ -415,8 +416,8 @@ def _is_over(self:Experiment, run:Run) -> bool:
     return bool(self.patience and acc and len(acc)-1-acc.index(max(acc)) >= self.patience)
 
 def _save_weights(learn, path:Path):
-    from safetensors.torch import save_file
-    with atomic(path, sync=False) as tmp: save_file({k: v.detach().cpu().contiguous() for k,v in learn.model.state_dict().items()}, tmp)
+    from safetensors.torch import save # `save_file` makes a temporary file of its own, which a kill would leave
+    with atomic(path, sync=False) as tmp: tmp.write_bytes(save({k: v.detach().cpu().contiguous() for k,v in learn.model.state_dict().items()}))
 
 # %% ../nbs/lib/50_experiment.ipynb #c6bd5e15
 @patch

@@ -13,7 +13,7 @@ import warnings
 with warnings.catch_warnings():
     warnings.filterwarnings('ignore', message='.*torch.jit.script.*', category=FutureWarning) # fastai.layers, at import
     from fastai.vision.all import *
-import copy, hashlib, os, re, tempfile, time, timm, torchvision
+import copy, hashlib, math, os, re, tempfile, time, timm, torchvision
 from dataclasses import dataclass, field
 from .core import *
 
@@ -181,9 +181,10 @@ HEADS = 'fastai', 'avg', 'max' # `avg-1024`: mean, then a hidden layer of 1,024;
 def make_head(
     kind:str, # `fastai`, `avg`, `max`, or with hidden layers: `avg-1024`
     nf:int, # Features of the body
-    n_out:int, # Classes
-) -> nn.Module: # (n,nf,h,w) -> (n,n_out)
+    n_out:int|tuple, # Classes; (questions, classes) for several answers to one picture
+) -> nn.Module: # (n,nf,h,w) -> (n,n_out) or (n,questions,classes)
     "fastai's head, or an article's: one pooling, then dense layers with ReLU between them"
+    if isinstance(n_out, tuple): return nn.Sequential(*make_head(kind, nf, math.prod(n_out)), nn.Unflatten(1, n_out))
     if kind == 'fastai': return create_head(nf, n_out)
     pool,*hidden = kind.split('-')
     if pool not in ('avg', 'max') or not all(o.isdigit() and int(o) for o in hidden):
@@ -202,11 +203,11 @@ def count_features(
 
 def create_model(
     arch:str, # `library:name`
-    n_out:int, # Classes
+    n_out:int|tuple, # Classes; (questions, classes) for several answers
     weights:Weights, # As from `find_weights`
     load:bool=True, # False: the random arm
     head:str='fastai', # As in `make_head`
-) -> nn.Module: # `nn.Sequential(body, head)`: (n,3,h,w) -> (n,n_out)
+) -> nn.Module: # `nn.Sequential(body, head)`: (n,3,h,w) -> (n,n_out) or (n,questions,classes)
     "Body and head. The body is made first, from the same random numbers in both arms, so the heads start equal"
     body = make_body(arch, weights, load)
     return add_head(body, count_features(body), n_out, head=make_head(head, count_features(body), n_out))
