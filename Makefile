@@ -17,7 +17,7 @@ help:
 	@echo 'make test     set up, then check everything: in sync, notebooks, tests (FLAGS="slow real" adds flagged cells)'
 	@echo 'make lab      set up, then open copies of the notebooks, to work in, in JupyterLab (workbook/)'
 	@echo 'make runs     work through the runs of the course that are missing; stop and go on as you like (hours)'
-	@echo 'make bench    measure against plain fastai on this machine'
+	@echo 'make bench    measure against plain fastai on this machine, with nothing else running (an hour)'
 	@echo 'make export   modules and README from the notebooks, and clean notebooks, after an edit'
 	@echo 'make render   run the pages and save them with their figures (NB="nbs/course.ipynb" for one, FLAGS="real" adds flagged cells)'
 	@echo 'make check    are modules, notebooks and README in sync?'

@@ -216,7 +216,7 @@ def main(
     p.add_argument('job', help='sync, readme, render or docs')
     p.add_argument('files', nargs='*', help='notebooks to render, all pages if none; the folder that docs writes to')
     p.add_argument('--flags', default='', help='flagged cells to render too, such as "real slow"')
-    args = p.parse_args(argv)
+    args = p.parse_intermixed_args(argv) # make puts the flags before the files
     try:
         if args.job == 'readme':
             run_index()
