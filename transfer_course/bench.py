@@ -120,6 +120,8 @@ def _our_side(ds, split, size, load, seed):
     seed_everything(seed)
     return transfer_learner(picture_loaders(ds, split, size), 'resnet18', find_weights('torchvision:resnet18', 'near-imagenet'), load)
 
+def _learner(side, *args): return (_our_side if side=='ours' else _fastai_side)(*args)
+
 def time_side(
     side:str, # `fastai`, `fastai, memory kept` (with `core.keep_freed_memory`, to see what that alone is worth) or `ours`
     load:bool, # Pretrained or random
@@ -134,7 +136,7 @@ def time_side(
     split = bench_split(ds, n)
     if side.endswith('memory kept'): keep_freed_memory()
     t0 = time.perf_counter()
-    learn = (_our_side if side=='ours' else _fastai_side)(ds, split, size, load, seed)
+    learn = _learner(side, ds, split, size, load, seed)
     learn.dls.train.one_batch()
     first,rows = time.perf_counter()-t0, []
     t0 = time.perf_counter()
@@ -152,12 +154,17 @@ def time_side(
         res['steps'] = _bare(learn)
     return res
 
-def _bare(learn):
-    "Bare steps of the net that was just trained, on one of its batches: timed beside its epochs, they meet the machine in the same mood"
+def _batch(learn):
+    "A training batch as plain tensors in ResNet-18's memory format, and its numerics"
     import torch
     x,y = (o.as_subclass(torch.Tensor) for o in learn.dls.train.one_batch())
     numerics = choose_numerics('torchvision:resnet18', processor_kind(x.device.type))
-    x = x.contiguous(memory_format=torch.channels_last if numerics.channels_last else torch.contiguous_format)
+    return x.contiguous(memory_format=torch.channels_last if numerics.channels_last else torch.contiguous_format), y, numerics
+
+def _bare(learn):
+    "Bare steps of the net that was just trained, on one of its batches: timed beside its epochs, they meet the machine in the same mood"
+    import torch
+    x,y,numerics = _batch(learn)
     return bare_steps(learn.model, torch.optim.Adam(learn.model.parameters(), fused=True), x, y, dict(train=numerics.train, evaluate=numerics.evaluate), 10)
 
 def in_process(
@@ -247,9 +254,7 @@ def time_limit(
         decoded.append(time.perf_counter()-t0)
     learn = _our_side(ds, split, size, True, 0)
     steps = _bare(learn)
-    numerics = choose_numerics('torchvision:resnet18', processor_kind(learn.dls.device.type))
-    x = learn.dls.train.one_batch()[0].as_subclass(torch.Tensor)
-    if numerics.channels_last: x = x.contiguous(memory_format=torch.channels_last)
+    x,_,numerics = _batch(learn)
     body = learn.model[0].eval()
     def forward():
         t0 = time.perf_counter()
@@ -268,7 +273,7 @@ def time_head(
     "Train a head on ResNet-18's frozen body"
     ds,split = _bench_photos(n)
     def one():
-        learn = (_our_side if side=='ours' else _fastai_side)(ds, split, size, True, 0)
+        learn = _learner(side, ds, split, size, True, 0)
         t0 = time.perf_counter()
         learn.freeze()
         rows = _fit(learn if side=='fastai' else learn.precompute(), epochs)
@@ -287,7 +292,7 @@ def time_fine_tune(
     from transfer_course.models import test_loader
     import transfer_course.precompute
     ds,split = _bench_photos(n)
-    learn = (_our_side if side=='ours' else _fastai_side)(ds, split, size, True, seed)
+    learn = _learner(side, ds, split, size, True, seed)
     with _empty_caches(), learn.no_bar(), learn.no_logging():
         t0 = time.perf_counter()
         learn.fine_tune(3, **(dict(precompute=True) if side=='ours' else {}))

@@ -123,7 +123,7 @@ def evict(
 def _build(folder:Path, what:str, key, plan) -> Entry:
     "Fill an entry; the caller holds its lock"
     _discard(folder)
-    for o in folder.parent.glob(f'.{folder.name}.*.part'): shutil.rmtree(o, ignore_errors=True) # of a process that was killed
+    sweep(folder)
     nbytes,about,fill = plan()
     if nbytes > limit_bytes():
         raise OSError(errno.EFBIG, f'{nbytes/1e9:.2f} GB are more than TRANSFER_COURSE_CACHE_GB allows ({limit_bytes()/1e9:g} GB)')

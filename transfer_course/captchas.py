@@ -7,7 +7,7 @@ __all__ = ['DIGITS', 'LETTERS', 'PARTS', 'CaptchaStyle', 'hashed_uniform', 'part
            'render_package', 'write_captchas']
 
 # %% ../nbs/lib/12_captchas.ipynb #46b32858
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 import numpy as np

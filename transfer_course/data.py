@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['PICTURE_ENDINGS', 'PARTS', 'MAX_MEMORY', 'MAX_RATIO', 'TRIES', 'PAUSE', 'PROBLEMS', 'data_sets', 'natural_key',
-           'DataSet', 'aside_path', 'own_data', 'open_picture', 'sweep', 'unpack', 'archive_sha256', 'get_archive',
+           'DataSet', 'aside_path', 'own_data', 'open_picture', 'unpack', 'archive_sha256', 'get_archive',
            'read_credits', 'get_data', 'Split', 'stem_key', 'hash_unit', 'split_by_hash', 'split_by_folder',
            'first_of_each', 'write_held_out', 'name_list', 'held_out', 'random_split', 'split_flowers_article',
            'split_sample', 'few_per_class', 'get_split', 'Check', 'check', 'difference_hash', 'near_copies',
            'write_sample']
 
 # %% ../nbs/lib/20_data.ipynb #031e6873
-import csv, glob, gzip, hashlib, io, os, re, shutil, stat, sys, tarfile, time, tomllib, zipfile
+import csv, gzip, hashlib, io, os, re, shutil, stat, sys, tarfile, time, tomllib, zipfile
 from collections import Counter, defaultdict
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
@@ -283,12 +283,6 @@ def _unpack_into(path, folder, left, called, nested=True):
                 target.unlink()
         if isinstance(archive, tarfile.TarFile): left = _copy(archive.fileobj, None, left, called) # gzip's checksum stands at the very end, which a reader of files never sees
     return left
-
-def sweep(
-    path:Path # What `atomic` was to make
-):
-    "Remove what killed processes left beside `path`; call it under the lock of `path`"
-    for o in path.parent.glob(f'.{glob.escape(path.stem)}.*.part*'): shutil.rmtree(o) if o.is_dir() else o.unlink()
 
 def unpack(
     archive:str|Path, # A zip or tar file
