@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['HEADS', 'find_arch', 'short_arch', 'Weights', 'find_weights', 'read_tensors', 'load_weights', 'make_body',
            'make_head', 'count_features', 'create_model', 'parameter_table', 'Photo', 'class_of', 'LabelOf',
-           'picture_loaders', 'empty_loaders', 'test_loader', 'UseNumerics', 'transfer_learner', 'EpochLog',
-           'training_state', 'restore_training_state', 'pooled_features', 'reset_peak_memory', 'peak_memory_mb']
+           'picture_loaders', 'empty_loaders', 'test_loader', 'UseNumerics', 'transfer_learner', 'FlipBatch',
+           'TrainingLoss', 'RateOfEpoch', 'EpochLog', 'training_state', 'restore_training_state', 'pooled_features',
+           'reset_peak_memory', 'peak_memory_mb']
 
 # %% ../nbs/lib/30_models.ipynb #0ff846f4
 import warnings
@@ -247,30 +248,35 @@ class LabelOf:
 def picture_loaders(
     ds, # A `DataSet`
     split, # A `Split` of its names
-    size:int=192, # Pixels of a side, after `method`
+    size:int|tuple=192, # Pixels of a side, after `method`; (height, width)
     bs:int=64, # Photos a batch; never more than there are to train on
     method:str='squish', # `squish`, `crop` or `pad`
     device:str|None=None, # None: a GPU if there is one
     num_workers:int|None=None, # None: none on a CPU, where training needs the cores itself; up to 8 with a GPU
+    target:TransformBlock|None=None, # What a label becomes; None: one of the data set's classes
+    batch_tfms=None, # Of training batches, such as `FlipBatch()`
 ) -> DataLoaders: # Train and valid; `train` shuffled with its own generator
     "fastai's `DataBlock` over the names of a split. Seed before calling: the loaders draw their generators here"
     device = device or get_device()
     if num_workers is None: num_workers = 0 if device == 'cpu' else min(8, os.cpu_count())
     names = [*split.train, *split.valid]
-    block = DataBlock(blocks=(ImageBlock(Photo), CategoryBlock(vocab=ds.classes)), splitter=IndexSplitter(range(len(split.train), len(names))),
-                      get_y=LabelOf(ds.path, ds.labels), item_tfms=Resize(size, method=method))
+    block = DataBlock(blocks=(ImageBlock(Photo), target or CategoryBlock(vocab=ds.classes)), splitter=IndexSplitter(range(len(split.train), len(names))),
+                      get_y=LabelOf(ds.path, ds.labels), item_tfms=Resize(size, method=method), batch_tfms=batch_tfms)
     return block.dataloaders([ds.path/n for n in names], bs=min(bs, len(split.train)), num_workers=num_workers, device=torch.device(device))
 
 def empty_loaders(
     classes, # Names of the classes, in the net's order
-    size:int, # As in `picture_loaders`
+    size:int|tuple, # As in `picture_loaders`
     method:str, # As in `picture_loaders`
+    target:TransformBlock|None=None, # As in `picture_loaders`
 ) -> DataLoaders: # No photos in it; its `test_dl` prepares any
     "Loaders for a net that only predicts: the transforms without the data"
+    if isinstance(size, list): size = tuple(size) # as JSON gives it
+    label = classes[0]*(target.type_tfms[0].length if target else 1)
     with tempfile.TemporaryDirectory() as d:
-        p = Path(d)/classes[0]/'blank.png'; p.parent.mkdir()
+        p = Path(d)/label/'blank.png'; p.parent.mkdir()
         Image.new('RGB', (8,8)).save(p)
-        block = DataBlock(blocks=(ImageBlock(Photo), CategoryBlock(vocab=classes)), splitter=IndexSplitter([1]), get_y=class_of, item_tfms=Resize(size, method=method))
+        block = DataBlock(blocks=(ImageBlock(Photo), target or CategoryBlock(vocab=classes)), splitter=IndexSplitter([1]), get_y=class_of, item_tfms=Resize(size, method=method))
         dls = block.dataloaders([p, p], bs=64, num_workers=0, device=torch.device(get_device()))
     return dls.new_empty()
 
@@ -334,6 +340,42 @@ def transfer_learner(
     cbs = [UseNumerics(numerics or choose_numerics(arch, processor_kind(device))), *L(kwargs.pop('cbs', None))]
     return Learner(dls, model, splitter=split, metrics=metrics, cbs=cbs, **kwargs)
 
+# %% ../nbs/lib/30_models.ipynb #960489aa
+class FlipBatch(RandTransform):
+    "Mirror each picture of a training batch with probability `p`, exactly and at no cost: fastai's `Flip` resamples through a grid"
+    order = 90
+    def __init__(self, p:float=.5): super().__init__(p=p)
+    def before_call(self, b, split_idx): self.do = True # each picture for itself, below
+    def encodes(self, x:TensorImage):
+        mirrored = (torch.rand(len(x)) < self.p).to(x.device)[:, None, None, None]
+        return torch.where(mirrored, x.flip(-1), x)
+
+class TrainingLoss(Callback):
+    "Class weights and smoothed labels bend what is trained, not what is measured: validation keeps the plain loss"
+    def __init__(self,
+        weight=None, # (classes,)
+        smoothing:float=0., # Share of the label that goes to all classes alike
+    ): self.weight,self.smoothing = weight,smoothing
+
+    def before_train(self):
+        self.plain = self.learn.loss_func
+        weight = None if self.weight is None else torch.tensor(self.weight, device=self.dls.device)
+        self.learn.loss_func = CrossEntropyLossFlat(axis=-1, weight=weight, label_smoothing=self.smoothing)
+
+    def _back(self):
+        if hasattr(self, 'plain'): self.learn.loss_func = self.plain; del self.plain
+
+    def after_train(self): self._back()
+    def after_cancel_train(self): self._back()
+    def after_cancel_fit(self): self._back()
+    def after_fit(self): self._back()
+
+class RateOfEpoch(Callback):
+    "Set the learning rate before each epoch; None leaves it as it is"
+    def __init__(self, rate): self.rate = rate # function without arguments
+    def before_train(self):
+        if (lr := self.rate()) is not None: self.opt.set_hyper('lr', lr)
+
 # %% ../nbs/lib/30_models.ipynb #918439ad
 class EpochLog(Callback):
     "After each epoch hand a row to `on_epoch`: losses, accuracies and seconds of training and validation"
@@ -350,7 +392,8 @@ class EpochLog(Callback):
     def after_batch(self):
         n = find_bs(self.yb)
         self.sum_loss += self.learn.loss.detach()*n # stays on the device: reading it here would wait for a GPU
-        self.n_right += (self.pred.argmax(-1) == self.yb[0]).sum()
+        right = (self.pred.argmax(-1) == self.yb[0]).float()
+        self.n_right += (right.flatten(1).mean(1) if right.ndim > 1 else right).sum() # of several answers to one picture, their share
         self.n_seen += n
 
     def before_epoch(self): self.row = {}

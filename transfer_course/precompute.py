@@ -360,10 +360,12 @@ def _fill_activations(below, dl, views, out, nhwc, dtype, channels_last):
     "Run the lower half over all pictures and views"
     i = 0
     with _evaluating(below, dtype, channels_last) as device:
-        for xb in progress(_inputs(dl, views), views*-(-len(dl.dataset)//dl.bs), 'frozen layers'):
+        for k,xb in enumerate(progress(_inputs(dl, views), views*-(-len(dl.dataset)//dl.bs), 'frozen layers')):
             y = below(xb.to(device).as_subclass(Tensor))
             out[i:i+len(y)] = (y.permute(0, 2, 3, 1) if nhwc else y).cpu()
             i += len(y)
+            if k%32 == 31: release_memory() # or it grows with the number of batches
+    release_memory()
 
 def _activations_key(below, dl, views, dtype, channels_last) -> dict:
     "All that decides them"
@@ -377,7 +379,7 @@ def _random_transforms(dl) -> list:
     "The transforms of a loader that can give two results for one picture"
     return [] if dl.dataset.split_idx else [o for pipe in (dl.after_item, dl.after_batch) for o in pipe.fs if is_random(o)]
 
-def _flips(tfms) -> bool: return len(tfms) == 1 and isinstance(tfms[0], (FlipItem, Flip))
+def _flips(tfms) -> bool: return len(tfms) == 1 and isinstance(tfms[0], (FlipItem, Flip, FlipBatch))
 
 def _view_pipelines(dl, views:int): # -> generator of (item transforms, batch transforms), one a view
     "The loader's transforms as they are for each view; the same dice for the same view"
