@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NETS', 'BENCHES', 'spread', 'bare_steps', 'time_steps', 'bench_numerics', 'bench_split', 'time_side', 'in_process',
            'bench_flowers', 'time_limit', 'time_head', 'time_fine_tune', 'time_half', 'time_many', 'bench_precompute',
-           'plot_cost', 'time_views', 'bench_views', 'main']
+           'plot_cost', 'time_views', 'bench_views', 'bench_captchas', 'main']
 
 # %% ../nbs/lib/65_bench.ipynb #a8443c46
 import json, os, subprocess, sys, tempfile, threading, time
@@ -471,8 +471,27 @@ def bench_views(
         print(rows[-1], flush=True)
     return dict(photos=n, epochs=epochs, seeds=list(seeds), rows=rows)
 
+# %% ../nbs/lib/65_bench.ipynb #f224e55c
+def bench_captchas(
+    n:int=1000, # Pictures a turn
+    times:int=5, # Turns
+) -> dict: # Pictures a second of each, and their ratio
+    "Rates of drawing on one core"
+    import torch
+    from transfer_course.captchas import CaptchaStyle, draw_texts, render, render_package
+    threads,codes = torch.get_num_threads(), draw_texts(CaptchaStyle(), 'train', range(n))
+    torch.set_num_threads(1)
+    def rate(draw):
+        t0 = time.perf_counter(); draw(codes)
+        return n/(time.perf_counter()-t0)
+    try:
+        for draw in (render, render_package): draw(codes[:64])
+        rates = [(rate(render), rate(render_package)) for _ in range(times)]
+    finally: torch.set_num_threads(threads)
+    return dict(n=n, ours=spread([a for a,_ in rates]), package=spread([b for _,b in rates]), times_faster=spread([a/b for a,b in rates]))
+
 # %% ../nbs/lib/65_bench.ipynb #4e8d4174
-BENCHES = {'numerics': bench_numerics, 'flowers': bench_flowers, 'precompute': bench_precompute, 'views': bench_views}
+BENCHES = {'numerics': bench_numerics, 'flowers': bench_flowers, 'precompute': bench_precompute, 'views': bench_views, 'captchas': bench_captchas}
 
 def main(
     names=(), # Which; all if none
@@ -489,6 +508,6 @@ def main(
         if o == 'numerics': # one file for all kinds of processor; a measurement replaces its own kind's rows
             for k in ('choices', 'measured'): res[k] = {**old.get(k, {}), **res[k]}
             res['machines'] = {**old.get('machines', {}), kind: machine()}
-        else: res = {**old, kind: dict(res, machine=machine(), versions=versions(), code=code_state(['core', 'data', 'models', 'cache', 'precompute', 'bench']))}
+        else: res = {**old, kind: dict(res, machine=machine(), versions=versions(), code=code_state(['core', 'captchas', 'data', 'models', 'cache', 'precompute', 'bench']))}
         write_json(path, res)
         print(path)

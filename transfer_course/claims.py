@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMULAS', 'VERDICTS', 'RULES', 'QUANTITIES', 'CONDITIONS', 'Claim', 'binomial_chance', 'predictive_chance', 'fisher',
            'fits', 'evaluate', 'show', 'Verdict', 'Rule', 'rule', 'agrees', 'judge_arithmetic', 'judge_probability',
-           'judge_literature', 'misses', 'judge_count', 'band', 'describe', 'nearest_runs', 'judge_rate',
+           'judge_literature', 'misses', 'judge_count', 'witnesses', 'band', 'describe', 'nearest_runs', 'judge_rate',
            'judge_ordering', 'read_claims', 'write_facts', 'load_facts', 'judge', 'board', 'tally', 'board_text',
            'article_figure', 'Stale', 'stale']
 
@@ -267,9 +267,17 @@ def judge_count(
     # counts of photos survive re-encoding; a row about bytes or pixels asks for `recoded = false`
     why = misses(dict(complete=True)|claim.conditions if claim.conditions else {}, have)
     if why: return Verdict(claim, 'not comparable', f'Counted on other photos: {_join(why)}.', fact['value'], **kw)
+    if kw['interval'] and claim.relation != '=' and _settle(claim, *kw['interval']) == 'undecided':
+        return Verdict(claim, 'undecided', f"Counted: {fact['how']}; its interval reaches to both sides of {show(claim.value, claim.unit)}.", fact['value'], **kw)
     return _said(claim, fact['value'], f"Counted: {fact['how']}", **kw)
 
 # %% ../nbs/lib/55_claims.ipynb #f6858f7a
+def witnesses(
+    score:dict, # A run's `valid` or `test`
+) -> int: # Pictures: the characters of one text are no independent witnesses
+    "How many independent answers an accuracy rests on"
+    return score.get('pictures', score['n'])
+
 def band(
     values, # A rate or another figure, one a seed
     n:int|None=None, # Photos behind each rate; None where the figure is no rate
@@ -289,7 +297,7 @@ def _last_phase_seconds(run):
 # quantity: the part of the data it is measured on, and how to read it off a run
 QUANTITIES = {
     'valid.acc': ('valid', lambda r: r.valid['acc']), 'valid.error': ('valid', lambda r: 1-r.valid['acc']),
-    'test.acc': ('test', lambda r: r.test['acc']), 'test.error': ('test', lambda r: 1-r.test['acc']),
+    'test.acc': ('test', lambda r: r.test['acc']), 'test.error': ('test', lambda r: 1-r.test['acc']), 'test.loss': (None, lambda r: r.test and r.test['loss']),
     'epoch_seconds': (None, _last_phase_seconds), 'seconds': (None, lambda r: r.seconds)}
 
 def describe(
@@ -354,7 +362,7 @@ def judge_rate(
     near,why = nearest_runs(claim, runs)
     if not near: return _absent(claim, f'No finished run of {claim.article} measures {claim.quantity}.')
     part,read = QUANTITIES[claim.quantity]
-    n = min(getattr(r, part)['n'] for r in near) if part else None
+    n = min(witnesses(getattr(r, part)) for r in near) if part else None
     ours,lo,hi = band([read(r) for r in near], n)
     seeds, half = len({r.seed for r in near}), (hi-lo)/2
     def say(word, reason): return Verdict(claim, word, reason, ours, (lo, hi), n, seeds, [r.name for r in near])

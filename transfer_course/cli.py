@@ -8,6 +8,7 @@ __all__ = ['chapters', 'find_chapter', 'parse_seeds', 'own_experiment', 'run', '
 
 # %% ../nbs/lib/80_cli.ipynb #4b0a7f47
 import argparse, importlib, json, os, sys, warnings
+from dataclasses import replace
 from .core import *
 
 # %% ../nbs/lib/80_cli.ipynb #28fb260e
@@ -47,10 +48,6 @@ def _changes(args) -> dict:
     "Fields of an `Experiment` from the command line's options; what was not given is left to the chapter"
     given = {k: v for k in ('arch', 'weights', 'size', 'bs') if (v := getattr(args, k)) is not None}
     if args.seeds: given['seeds'] = parse_seeds(args.seeds)
-    if args.epochs:
-        from transfer_course.experiment import Schedule
-        if args.epochs < 1: raise CourseError(f"--epochs {args.epochs}: give at least one.")
-        given['schedule'] = Schedule.fine_tune(args.epochs)
     return given
 
 def run(args):
@@ -59,6 +56,7 @@ def run(args):
     chapter = find_chapter(args.chapter) if args.chapter else None
     scale = get_scale(args.scale) if args.scale or chapter else 'quick'
     exp = chapter.experiment(scale, **_changes(args)) if chapter else own_experiment(args.data, scale=scale, **_changes(args))
+    if args.epochs is not None: exp = replace(exp, schedule=exp.schedule.with_epochs(args.epochs))
     runs = exp.run(args.resume, args.fresh)
     from transfer_course.report import compare_table, figure_for
     print('\n' + compare_table(runs).to_string(index=False))
@@ -126,7 +124,8 @@ def predict(args):
     "Classify pictures with a run's net"
     from transfer_course.experiment import find_run, predict
     for o in predict(find_run(args.run), args.pictures):
-        print(f"{o['pred']:15} {o['confidence']:.3f}  {o['picture']}")
+        chars = '  '.join(f'{c} {p:.2f}' for c,p in o.get('chars', ()))
+        print(f"{o['pred']:15} {o['confidence']:.3f}  {chars}{'  '*bool(chars)}{o['picture']}")
 
 def export(args):
     "Write a run's net as a learner that loads in a fresh process"
@@ -180,7 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     a = command(run)
     a('chapter', nargs='?', help='such as flowers'); a('--data', metavar='FOLDER', help='your own photos: a folder a class')
     a('--scale', help=' | '.join(SCALES)); a('--arch', help='a net by the name timm or torchvision gives it'); a('--weights', help='imagenet, random, a tag on the shelf, or a file')
-    a('--epochs', type=int, help='epochs after the frozen one'); a('--seeds', help='how many (3), or which (0,4)'); a('--size', type=int, help='pixels of a side'); a('--bs', type=int, help='photos a batch')
+    a('--epochs', type=int, help='epochs of the last phase of its schedule'); a('--seeds', help='how many (3), or which (0,4)'); a('--size', type=int, help='pixels of a side'); a('--bs', type=int, help='photos a batch')
     a('--resume', action='store_true', help='go on with what was stopped'); a('--fresh', action='store_true', help='run anew what is there')
     a('--commit', action='store_true', help="add the results to the course's own")
     a = command(runs)

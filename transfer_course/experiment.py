@@ -8,8 +8,8 @@ __all__ = ['POLICIES', 'ARMS', 'OPTIMIZERS', 'wilson', 'mean_interval', 'paired_
            'say_epoch', 'load_learner_of', 'predict', 'export', 'commit_run']
 
 # %% ../nbs/lib/50_experiment.ipynb #954a0de5
-import datetime, shutil, sys, time, warnings
-from dataclasses import asdict, dataclass
+import datetime, re, shutil, sys, time, warnings
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import NormalDist
@@ -281,6 +281,11 @@ class Schedule:
     @property
     def epochs(self): return sum(p.epochs for p in self.phases)
 
+    def with_epochs(self, n:int):
+        "The same with another number of epochs in its last phase"
+        if n < 1: raise CourseError(f"{n} epochs: give at least one.")
+        return Schedule(re.sub(r'\d+', str(n), self.name, count=1), (*self.phases[:-1], replace(self.phases[-1], epochs=n)))
+
 def plateau_lr(
     losses, # Validation losses of the epochs so far
     lr:float, # The rate to begin with
@@ -327,6 +332,7 @@ class Experiment:
     augment:str='none' # What happens to training photos: `none` or `flip`
     class_weights:bool=False # Weigh the training loss by N/(classes × photos of the class), as scikit-learn's `balanced` does
     smoothing:float=0. # Of the labels, in training
+    variant:str='' # A word for the runs' names, where `data` is another choice than the chapter's own
 
     def __post_init__(self):
         get_scale(self.scale)
@@ -341,7 +347,7 @@ class Experiment:
         "The name of the comparison"
         arch = self.arch.rpartition(':')[2] + ('' if self.weights in ('imagenet', 'random') else f'.{Path(self.weights).stem}')
         extra = {f'n{self.per_class}': self.per_class, self.head: self.head!='fastai', self.method: self.method!='squish', self.opt: self.opt!='adam', f'wd{self.wd}': self.wd is not None,
-                 self.augment: self.augment!='none', 'weighted': self.class_weights, f'smooth{self.smoothing:g}': self.smoothing}
+                 self.augment: self.augment!='none', 'weighted': self.class_weights, f'smooth{self.smoothing:g}': self.smoothing, self.variant: self.variant}
         size = f'{self.size[1]}x{self.size[0]}' if isinstance(self.size, tuple) else self.size
         return '-'.join([self.scale, arch, f'{size}px', self.schedule.name, *(k for k,said in extra.items() if said)])
 
@@ -374,7 +380,7 @@ class Experiment:
         return few_per_class(self._split, self.dataset, self.per_class, seed) if self.per_class else self._split
 
 # %% ../nbs/lib/50_experiment.ipynb #878bf877
-_UNUSUAL = 'target', 'opt', 'wd', 'class_weights', 'smoothing'
+_UNUSUAL = 'target', 'opt', 'wd', 'class_weights', 'smoothing', 'variant'
 
 @patch
 def _settings(self:Experiment, seed:int) -> dict:
@@ -715,15 +721,27 @@ def load_learner_of(
 def predict(
     run:Run, # Finished
     pictures # Paths
-) -> list: # A dict a picture: picture, pred, confidence, probs (class -> probability)
+) -> list: # A dict a picture: picture, pred, confidence, probs (class -> probability); where texts are read, chars in place of probs
     "What a run's net takes pictures for"
     paths = [Path(p) for p in pictures]
     for p in paths:
         if not p.is_file(): raise CourseError(f"There is no picture {p}.")
-        open_picture(p) # a damaged one is told by name, before the net starts
+        _refuse_other_size(run, p, open_picture(p).size) # a damaged one is told by name, before the net starts
     learn = load_learner_of(run)
     probs,_ = learn.get_preds(dl=learn.dls.test_dl(paths))
+    if run.settings.get('target') == 'text': return [_read_text(p, o, run.settings['classes']) for p,o in zip(paths, probs)]
     return [dict(picture=str(p), pred=run.settings['classes'][int(o.argmax())], confidence=float(o.max()), probs=dict(zip(run.settings['classes'], map(float, o)))) for p,o in zip(paths, probs)]
+
+def _refuse_other_size(run, path, size):
+    "A photo may have any size; a net that reads texts has seen one size only, and squeezed letters are other letters"
+    s = run.settings
+    if s.get('target') == 'text' and list(size[::-1]) != list(s['size']):
+        raise CourseError(f"{path} has {size[0]} × {size[1]} pixels, and {run.name} reads pictures of {s['size'][1]} × {s['size'][0]}: make it that size, without squeezing it.")
+
+def _read_text(path, probs, classes) -> dict: # picture, pred, confidence, chars: (character, probability) for each place
+    "A text from the probabilities of its characters"
+    chars = [(classes[int(o.argmax())], float(o.max())) for o in probs]
+    return dict(picture=str(path), pred=''.join(c for c,_ in chars), confidence=float(np.prod([p for _,p in chars])), chars=chars)
 
 def export(
     run:Run, # Finished

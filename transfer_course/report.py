@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from .core import *
-from .claims import VERDICTS, article_figure, band, show, tally
+from .claims import VERDICTS, article_figure, band, show, tally, witnesses
 
 # %% ../nbs/lib/60_report.ipynb #b536f2a9
 ARM_COLORS = {'pretrained': '#0072B2', 'random': '#D55E00', 'probe': '#009E73', 'random-probe': '#CC79A7', 'frozen': '#56B4E9'}
@@ -118,11 +118,12 @@ def _about(values, unit='', digits=0):
 def _row(runs, part, article):
     "One line of the table: the seeds of one arm"
     done = [r for r in runs if r.status=='finished' and r.d.get(part)]
-    n = min((r.d[part]['n'] for r in done), default=0)
+    n = min((witnesses(r.d[part]) for r in done), default=0)
     mean,lo,hi = band([r.d[part]['acc'] for r in done], n) if done else (None,)*3
     seeds = f'{len(done)}' if len(done)==len(runs) else f'{len(done)} of {len(runs)}'
+    texts = [r.d[part]['text']['acc'] for r in done if 'text' in r.d[part]] # where texts are read, the accuracy beside it is that of characters
     return {'arm': runs[0].arm, 'net': _net(runs[0]), 'weights': _weights(runs[0]), 'accuracy': f'{100*mean:.1f} %' if done else '–',
-            'interval': f'{100*lo:.1f}–{100*hi:.1f} %' if done else '–', 'photos': n or '–', 'seeds': seeds, 'epochs': _about([len(r.epochs) for r in runs]),
+            'interval': f'{100*lo:.1f}–{100*hi:.1f} %' if done else '–', **({'whole texts': _about([100*o for o in texts], ' %', 1)} if texts else {}), 'photos': n or '–', 'seeds': seeds, 'epochs': _about([len(r.epochs) for r in runs]),
             'seconds': _about([r.seconds for r in done if r.seconds is not None]), 'article': show(article, 'rate') or '–'}
 
 def compare_table(
@@ -286,9 +287,14 @@ def most_wrong(
 ) -> pd.DataFrame: # name, target, pred, p (probability of the wrong class), the surest first
     "The photos that a run got wrong with most confidence"
     rows = _answers(run, part)
+    if 'place' in rows: rows = _texts(rows)
     rows = rows[rows.target!=rows.pred].copy()
-    rows['p'] = [rows.at[i, f'p_{pred}'] for i,pred in rows.pred.items()]
+    if 'p' not in rows: rows['p'] = [rows.at[i, f'p_{pred}'] for i,pred in rows.pred.items()]
     return rows.sort_values(['p', 'name'], ascending=[False, True]).head(k)[['name', 'target', 'pred', 'p']].reset_index(drop=True)
+
+def _texts(rows):
+    "A row a text from a row a character; p is the product of the probabilities"
+    return rows.groupby('name', sort=False).agg(target=('target', 'sum'), pred=('pred', 'sum'), p=('p_pred', 'prod')).reset_index()
 
 def _credit(credits):
     "Photographers, each once, with the licence they chose"
