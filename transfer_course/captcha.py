@@ -281,7 +281,7 @@ def experiments() -> list: # Of `Experiment`
     digits = experiment('sample', **three)
     _,n,_ = SETTINGS['sample']
     curve = [experiment('sample', n=n | dict(train=k), variant=f'n{k}', schedule=digits.schedule.with_epochs(epochs), **three) for k,epochs in CURVE]
-    patient = replace(digits, arms=('random',), schedule=digits.schedule.with_epochs(PATIENCE))
+    patient = replace(digits, arms=('random',), schedule=digits.schedule.with_epochs(PATIENCE), seeds=(0,))
     recipes = [replace(digits, arms=('pretrained',), **o) for o in (dict(schedule=Schedule.plateau(6), bs=16, wd=0.), dict(smoothing=.1))]
     return [digits, replace(digits, arms=('frozen',)), experiment('sample', draw=photo_data, variant='on-photos', **three), *recipes, patient, *curve, experiment('quick')]
 
