@@ -219,7 +219,7 @@ def stable_after(
     "How many epochs it takes until a curve stays near its final mean, the mean of its last fifth"
     x = np.asarray(list(curve), float)
     if not len(x): raise CourseError('A curve without an epoch has no end to be near.')
-    outside = np.flatnonzero(~(abs(x - x[-max(1, len(x)//5):].mean()) <= within))
+    outside = np.flatnonzero(~(abs(x - x[-max(1, len(x)//5):].mean()) <= within + 1e-9)) # .91 less .9 is a little more than .01
     first = outside[-1]+2 if len(outside) else 1
     return int(first) if first <= len(x) else None
 

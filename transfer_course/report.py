@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['ARM_COLORS', 'ARTICLE_COLOR', 'VERDICT_MARKS', 'STYLE', 'use_style', 'arm_color', 'caption', 'caption_below',
            'compare_table', 'plot_curves', 'plot_learning_curve', 'plot_confusion', 'most_wrong', 'plot_most_wrong',
-           'figure_for', 'as_jpeg', 'table', 'photographers', 'board_markdown', 'plot_board']
+           'figure_for', 'gains', 'plot_gains', 'as_jpeg', 'drawn', 'table', 'photographers', 'board_markdown',
+           'plot_board']
 
 # %% ../nbs/lib/60_report.ipynb #36844169
-import functools, statistics, textwrap
+import functools, itertools, statistics, textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -20,6 +21,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from .core import *
 from .claims import VERDICTS, article_figure, band, show, tally, witnesses
+from .experiment import load_runs, paired_difference
 
 # %% ../nbs/lib/60_report.ipynb #b536f2a9
 ARM_COLORS = {'pretrained': '#0072B2', 'random': '#D55E00', 'probe': '#009E73', 'random-probe': '#CC79A7', 'frozen': '#56B4E9'}
@@ -73,6 +75,15 @@ def _weights(run):
 
 def _count(n, what): return f"{n:,} {what}{'s'*(n!=1)}"
 
+def _things(info):
+    "What a data set holds"
+    return 'pictures' if info.get('source') == 'made by program' else 'photos'
+
+def _size(run):
+    "Pixels: of a side, or width and height"
+    size = run.settings['size']
+    return f'{size[1]} × {size[0]} px' if isinstance(size, list) else f'{size} px'
+
 def caption(
     runs, # What the figure shows
     *more:str, # Further remarks
@@ -85,7 +96,7 @@ def caption(
     trained = f'{photos[0]:,}' if len(photos)==1 else f'{photos[0]:,} to {photos[-1]:,}'
     parts = [f"Scale {', '.join(dict.fromkeys(r.scale for r in runs))}", _count(len({r.seed for r in runs}), 'seed'), ', '.join(dict.fromkeys(_net(r) for r in runs))]
     if said: parts.append(f"weights: {', '.join(said)}")
-    parts.append(f"{data['name']}: {trained} training, {split['valid']:,} validation and {split['test']:,} test photos" + (f", {data['recoded']}" if data.get('recoded') else ''))
+    parts.append(f"{data['name']}: {trained} training, {split['valid']:,} validation and {split['test']:,} test {_things(data)}" + (f", {data['recoded']}" if data.get('recoded') else ''))
     unfinished = sum(r.status!='finished' for r in runs)
     if unfinished: parts.append(f'{_count(unfinished, "run")} not finished')
     if data.get('stand_in'): parts.append(f"STAND-IN: {data['stand_in']}")
@@ -138,7 +149,7 @@ def compare_table(
     if article is None: article = article_figure(runs[0].chapter, part)
     rows = [_row([r for r in group if r.arm==arm], part, article) for group in _groups(runs).values() for arm in _arms(group)]
     word = 'test' if part=='test' else 'validation'
-    table = pd.DataFrame(rows).rename(columns={'accuracy': f'{word} accuracy', 'photos': f'{word} photos'})
+    table = pd.DataFrame(rows).rename(columns={'accuracy': f'{word} accuracy', 'photos': f'{word} {_things(runs[0].data)}'})
     table.attrs['part'] = part
     return table
 
@@ -195,7 +206,7 @@ def plot_curves(
     axs = fig.subplots(1, len(groups), sharey=True, squeeze=False)[0]
     for ax,group in zip(axs, groups.values()):
         _draw_curves(ax, group, x, y, article)
-        ax.set_title(f"{_net(group[0])}, {group[0].settings['size']} px")
+        ax.set_title(f"{_net(group[0])}, {_size(group[0])}")
         ax.label_outer()
     _curve_legend(fig, runs, article if y=='acc' else None, width)
     band = 'Line: mean of the seeds; band: from the lowest seed to the highest'
@@ -276,7 +287,7 @@ def plot_confusion(
     for ax,run in zip(fig.subplots(1, len(runs), squeeze=False)[0], runs):
         rows = _answers(run, part)
         _draw_confusion(fig, ax, run, rows, sorted(set(rows.target)|set(rows.pred)))
-    caption_below(fig, caption(runs, f"Answers to the {_word(part)} photos, {_seeds(runs)}"))
+    caption_below(fig, caption(runs, f"Answers to the {_word(part)} {_things(runs[0].data)}, {_seeds(runs)}"))
     return fig
 
 # %% ../nbs/lib/60_report.ipynb #95ae33fa
@@ -326,8 +337,8 @@ def _wrong_pictures(fig, runs, ds, k, part):
     names = dict.fromkeys(o for rows in wrong for o in rows.name)
     known = [ds.credits[o] for o in names if ds.credits.get(o, {}).get('author')]
     more = [f"Photos: {_credit(known)}"]*bool(known)
-    if len(known)<len(names): more.append(f'{_count(len(names)-len(known), "photographer")} not known')
-    return [f"The {_word(part)} photos that each arm ({_seeds(runs)}) got wrong with most confidence", *more]
+    if len(known)<len(names) and _things(ds.info)=='photos': more.append(f'{_count(len(names)-len(known), "photographer")} not known')
+    return [f"The {_word(part)} {_things(ds.info)} that each arm ({_seeds(runs)}) got wrong with most confidence", *more]
 
 @_styled
 def plot_most_wrong(
@@ -377,6 +388,52 @@ def figure_for(
     with atomic(path) as tmp: fig.savefig(tmp)
     return Path(path)
 
+# %% ../nbs/lib/60_report.ipynb #be20e3b5
+def gains(
+    chapters=None, # Names; None: all with committed results
+    part:str='valid', # 'valid' or 'test'
+    own:bool=False, # The reader's own runs too
+) -> pd.DataFrame: # chapter, net, group, photos (to train on), seeds, pretrained, random (accuracies), gain, lo, hi, epochs (of the random arm), epochs_needed (by the pretrained; nan if it never got there), plateaued
+    "The lead of the pretrained arm in each comparison of committed runs"
+    chapters = chapters or sorted(p.name for p in course_path('data', 'results').glob('*/') if p.name != 'bench')
+    rows = []
+    for chapter in chapters:
+        for group,runs in _groups(load_runs(chapter, own=own, status='finished')).items():
+            by = {arm: [r for r in runs if r.arm==arm and r.d.get(part)] for arm in ('pretrained', 'random')}
+            if {r.seed for r in by['pretrained']} & {r.seed for r in by['random']}: rows.append(_gain(chapter, group, by['pretrained'], by['random'], part))
+    columns = ['chapter', 'net', 'group', 'photos', 'seeds', 'pretrained', 'random', 'gain', 'lo', 'hi', 'epochs', 'epochs_needed', 'plateaued']
+    return pd.DataFrame(rows, columns=columns).sort_values('gain', ascending=False, ignore_index=True)
+
+def _gain(chapter, group, pretrained, random, part):
+    "One line"
+    mean = lambda runs, f: statistics.fmean(f(r) for r in runs)
+    d = paired_difference(pretrained, random, part, n_boot=2000)
+    level = mean(random, lambda r: r.valid['acc'])
+    needed = [r.time_to(level) for r in pretrained]
+    return dict(chapter=chapter, net=_net(random[0]), group=group, photos=random[0].data['split']['train'], seeds=d['seeds'], pretrained=mean(pretrained, lambda r: getattr(r, part)['acc']), random=mean(random, lambda r: getattr(r, part)['acc']),
+                gain=d['diff'], lo=d['lo'], hi=d['hi'], epochs=mean(random, lambda r: len(r.epochs)), epochs_needed=statistics.fmean(o[0] for o in needed) if all(needed) else float('nan'), plateaued=all(r.plateaued() for r in [*pretrained, *random]))
+
+_CHAPTER_COLORS = '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9'
+
+@_styled
+def plot_gains(
+    rows, # As `gains` gives them
+): # -> Figure
+    "What pretraining gave, against the number of photos"
+    if not len(rows): raise CourseError('There is nothing to draw: no committed comparison of a pretrained and a random arm.')
+    fig = _figure(9, 4.2)
+    left,right = fig.subplots(1, 2)
+    for color,(chapter,o) in zip(itertools.cycle(_CHAPTER_COLORS), rows.groupby('chapter')):
+        left.errorbar(o.photos, 100*o.gain, yerr=[100*(o.gain-o.lo), 100*(o.hi-o.gain)], fmt='o', ms=4, capsize=2, color=color, alpha=.8, label=chapter.replace('_', ' '))
+        right.plot(o.epochs, o.epochs_needed, 'o', ms=5, color=color, alpha=.8)
+    most = max(rows.epochs.max(), 2)
+    right.plot([1, most], [1, most], ls=':', color='#888888')
+    left.axhline(0, color='#888888', lw=1)
+    left.set(xscale='log', xlabel='training pictures', ylabel='pretrained less random (points)'); left.legend()
+    right.set(xscale='log', yscale='log', xlabel='epochs of the random arm', ylabel='epochs to get as far, pretrained')
+    caption_below(fig, f"{len(rows)} comparisons from committed runs: same net, schedule and photos on both sides. Left: accuracy on validation, paired photo by photo, 95 % over seeds and photos. Right: below the dotted line pretraining saves epochs; a random arm may still have been rising when it stopped.")
+    return fig
+
 # %% ../nbs/lib/60_report.ipynb #666490f3
 def as_jpeg(
     fig, # A figure full of photos
@@ -388,6 +445,16 @@ def as_jpeg(
     fig.savefig(buf := io.BytesIO(), format='jpeg', dpi=100, pil_kwargs=dict(quality=quality))
     plt.close(fig)
     return Image(buf.getvalue(), format='jpeg')
+
+def drawn(
+    draw, # A function of runs, such as `plot_curves`
+    runs, # What it draws; a list, or a dict of lists
+    *args, **kwargs # More for it
+): # What `draw` gives, or a sentence
+    "Draw committed runs, or say that they are not there yet"
+    from IPython.display import Markdown
+    missing = '*These runs are not committed yet: `transfer_course runs` makes what is missing, and this cell draws it.*'
+    return draw(runs, *args, **kwargs) if runs else Markdown(missing)
 
 def table(
     df:pd.DataFrame, # What to show
