@@ -535,9 +535,11 @@ def board_text(
 def article_figure(
     chapter:str, # Such as 'flowers'
     part:str='valid', # 'valid' or 'test'
+    arm:str|None=None, # What it says of this arm; None: of the first it gives a figure for
 ) -> float|None: # Accuracy, 0 to 1; None where the article gives none
     "The accuracy that the article reports, for the line in a figure"
     for c in read_claims():
+        if arm and c.conditions.get('arm', arm) != arm: continue
         if c.article==chapter and c.quantity==f'{part}.acc' and c.rule=='rate': return c.value
         if c.article==chapter and c.quantity==f'{part}.error' and c.rule=='rate': return 1-c.value
 

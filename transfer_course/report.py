@@ -140,14 +140,14 @@ def _row(runs, part, article):
 def compare_table(
     runs, # Of one chapter; unfinished ones are counted, not averaged
     part:str|None=None, # 'valid' or 'test'; None takes the test part once it is open
-    article:float|None=None, # The article's accuracy, 0 to 1; None looks it up among the claims
+    article:float|None=None, # The article's accuracy, 0 to 1; None looks up among the claims what it says of each arm
 ) -> pd.DataFrame: # A row for each arm of each experiment, as text; `.attrs['part']` says which photos
     "Arms side by side, the article's figure beside them"
     runs = _some(runs, 'a table')
     part = part or _part(runs)
     if part not in ('valid', 'test'): raise unknown('part', part, ('valid', 'test'))
-    if article is None: article = article_figure(runs[0].chapter, part)
-    rows = [_row([r for r in group if r.arm==arm], part, article) for group in _groups(runs).values() for arm in _arms(group)]
+    said = {arm: article_figure(runs[0].chapter, part, arm) if article is None else article for arm in _arms(runs)}
+    rows = [_row([r for r in group if r.arm==arm], part, said[arm]) for group in _groups(runs).values() for arm in _arms(group)]
     word = 'test' if part=='test' else 'validation'
     table = pd.DataFrame(rows).rename(columns={'accuracy': f'{word} accuracy', 'photos': f'{word} {_things(runs[0].data)}'})
     table.attrs['part'] = part
