@@ -11,7 +11,7 @@ STAMP  := .venv/.set-up
 # One notebook a core, eight at most, is tested at a time: their threads share the machine.
 SHARE   = OMP_NUM_THREADS=$$($(BIN)/python -c 'import os; n = os.cpu_count() or 1; print(max(1, n//min(n, 8)))')
 
-.PHONY: help course test lab bench runs check export render readme docs newest setup clean
+.PHONY: help course test lab bench runs gpu check export render readme docs newest setup clean
 
 help:
 	@echo 'make course   set up, then train on 300 flowers: a pretrained network beside a random one (CHAPTER=captcha: on pictures of texts)'
@@ -19,6 +19,7 @@ help:
 	@echo 'make lab      set up, then open copies of the notebooks, to work in, in JupyterLab (workbook/)'
 	@echo 'make runs     work through the runs of the course that are missing; stop and go on as you like (hours)'
 	@echo 'make bench    measure against plain fastai on this machine, with nothing else running (an hour)'
+	@echo 'make gpu      on a machine with a GPU: the cells that want one, and the runs that two cores take too long for; stop and go on as you like'
 	@echo 'make export   modules and README from the notebooks, and clean notebooks, after an edit'
 	@echo 'make render   run the pages and save them with their figures (NB="nbs/course.ipynb" for one, FLAGS="real" adds flagged cells)'
 	@echo 'make check    are modules, notebooks and README in sync?'
@@ -44,6 +45,14 @@ lab: $(STAMP)
 
 bench: $(STAMP)
 	@$(BIN)/transfer_course bench
+
+gpu: $(STAMP)
+	@$(BIN)/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "There is no GPU here that torch can use.")'
+	$(SHARE) $(BIN)/nbdev_test --timing --flags "$(FLAGS) cuda"
+	$(BIN)/transfer_course run captcha --scale full --arch tf_efficientnet_lite0 --seeds 3 --resume --commit
+	$(BIN)/transfer_course run dogs_vs_cats --scale quick --arch inception_v3 --epochs 100 --seeds 3 --resume --commit
+	$(BIN)/transfer_course run pets --scale quick --epochs 30 --seeds 3 --resume --commit
+	$(BIN)/transfer_course run flowers --scale quick --arch resnet18 --seeds 3 --resume --commit
 
 runs: $(STAMP)
 	@$(BIN)/transfer_course runs

@@ -30,7 +30,7 @@ def test_saved_outputs_are_quiet(path):
             assert o.get('name') != 'stderr', (path.name, ''.join(c['source'])[:60])
             assert '<progress' not in json.dumps(o.get('data', {})), (path.name, ''.join(c['source'])[:60])
 
-@pytest.mark.parametrize('name', ['course', 'glossary', 'help', 'own_photos', 'primer'])
+@pytest.mark.parametrize('name', ['course', 'glossary', 'help', 'own_photos', 'primer', 'when'])
 def test_pages_beside_the_chapters(name):
     path = NBS/f'{name}.ipynb'
     assert path.stat().st_size < 2**20

@@ -393,25 +393,25 @@ def gains(
     chapters=None, # Names; None: all with committed results
     part:str='valid', # 'valid' or 'test'
     own:bool=False, # The reader's own runs too
-) -> pd.DataFrame: # chapter, net, group, photos (to train on), seeds, pretrained, random (accuracies), gain, lo, hi, epochs (of the random arm), epochs_needed (by the pretrained; nan if it never got there), plateaued
-    "The lead of the pretrained arm in each comparison of committed runs"
+) -> pd.DataFrame: # chapter, net, arm ('pretrained' or 'frozen'), group, photos (to train on), seeds, acc, random (accuracies), gain, lo, hi, epochs (of the random arm), epochs_needed (by the other; nan if it never got there), plateaued
+    "The lead over random weights in each comparison of committed runs, the largest first"
     chapters = chapters or sorted(p.name for p in course_path('data', 'results').glob('*/') if p.name != 'bench')
     rows = []
     for chapter in chapters:
         for group,runs in _groups(load_runs(chapter, own=own, status='finished')).items():
-            by = {arm: [r for r in runs if r.arm==arm and r.d.get(part)] for arm in ('pretrained', 'random')}
-            if {r.seed for r in by['pretrained']} & {r.seed for r in by['random']}: rows.append(_gain(chapter, group, by['pretrained'], by['random'], part))
-    columns = ['chapter', 'net', 'group', 'photos', 'seeds', 'pretrained', 'random', 'gain', 'lo', 'hi', 'epochs', 'epochs_needed', 'plateaued']
+            of = lambda arm: [r for r in runs if r.arm==arm and r.d.get(part)]
+            rows += [_gain(chapter, group, arm, of(arm), of('random'), part) for arm in ('pretrained', 'frozen') if {r.seed for r in of(arm)} & {r.seed for r in of('random')}]
+    columns = ['chapter', 'net', 'arm', 'group', 'photos', 'seeds', 'acc', 'random', 'gain', 'lo', 'hi', 'epochs', 'epochs_needed', 'plateaued']
     return pd.DataFrame(rows, columns=columns).sort_values('gain', ascending=False, ignore_index=True)
 
-def _gain(chapter, group, pretrained, random, part):
+def _gain(chapter, group, arm, runs, random, part):
     "One line"
     mean = lambda runs, f: statistics.fmean(f(r) for r in runs)
-    d = paired_difference(pretrained, random, part, n_boot=2000)
+    d = paired_difference(runs, random, part, n_boot=2000)
     level = mean(random, lambda r: r.valid['acc'])
-    needed = [r.time_to(level) for r in pretrained]
-    return dict(chapter=chapter, net=_net(random[0]), group=group, photos=random[0].data['split']['train'], seeds=d['seeds'], pretrained=mean(pretrained, lambda r: getattr(r, part)['acc']), random=mean(random, lambda r: getattr(r, part)['acc']),
-                gain=d['diff'], lo=d['lo'], hi=d['hi'], epochs=mean(random, lambda r: len(r.epochs)), epochs_needed=statistics.fmean(o[0] for o in needed) if all(needed) else float('nan'), plateaued=all(r.plateaued() for r in [*pretrained, *random]))
+    needed = [r.time_to(level) for r in runs]
+    return dict(chapter=chapter, net=_net(random[0]), arm=arm, group=group, photos=random[0].data['split']['train'], seeds=d['seeds'], acc=mean(runs, lambda r: getattr(r, part)['acc']), random=mean(random, lambda r: getattr(r, part)['acc']),
+                gain=d['diff'], lo=d['lo'], hi=d['hi'], epochs=mean(random, lambda r: len(r.epochs)), epochs_needed=statistics.fmean(o[0] for o in needed) if all(needed) else float('nan'), plateaued=all(r.plateaued() for r in random))
 
 _CHAPTER_COLORS = '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9'
 
@@ -419,19 +419,23 @@ _CHAPTER_COLORS = '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E
 def plot_gains(
     rows, # As `gains` gives them
 ): # -> Figure
-    "What pretraining gave, against the number of photos"
-    if not len(rows): raise CourseError('There is nothing to draw: no committed comparison of a pretrained and a random arm.')
+    "What ImageNet's weights gave, against the number of photos, and what they saved in epochs"
+    if not len(rows): raise CourseError('There is nothing to draw: no committed comparison with a random arm.')
     fig = _figure(9, 4.2)
     left,right = fig.subplots(1, 2)
-    for color,(chapter,o) in zip(itertools.cycle(_CHAPTER_COLORS), rows.groupby('chapter')):
-        left.errorbar(o.photos, 100*o.gain, yerr=[100*(o.gain-o.lo), 100*(o.hi-o.gain)], fmt='o', ms=4, capsize=2, color=color, alpha=.8, label=chapter.replace('_', ' '))
-        right.plot(o.epochs, o.epochs_needed, 'o', ms=5, color=color, alpha=.8)
+    for color,(chapter,here) in zip(itertools.cycle(_CHAPTER_COLORS), rows.groupby('chapter')):
+        for arm,o in here.groupby('arm'):
+            look = dict(marker='o' if arm=='pretrained' else '^', color=color, alpha=.8)
+            left.errorbar(o.photos, 100*o.gain, yerr=[100*(o.gain-o.lo), 100*(o.hi-o.gain)], ls='', ms=4, capsize=2, label=chapter.replace('_', ' ') + ', frozen'*(arm=='frozen'), **look)
+            right.plot(o.epochs, o.epochs_needed, ls='', ms=5, **look)
     most = max(rows.epochs.max(), 2)
     right.plot([1, most], [1, most], ls=':', color='#888888')
     left.axhline(0, color='#888888', lw=1)
-    left.set(xscale='log', xlabel='training pictures', ylabel='pretrained less random (points)'); left.legend()
-    right.set(xscale='log', yscale='log', xlabel='epochs of the random arm', ylabel='epochs to get as far, pretrained')
-    caption_below(fig, f"{len(rows)} comparisons from committed runs: same net, schedule and photos on both sides. Left: accuracy on validation, paired photo by photo, 95 % over seeds and photos. Right: below the dotted line pretraining saves epochs; a random arm may still have been rising when it stopped.")
+    left.set(xscale='log', xlabel='training pictures', ylabel='lead over random weights (points)'); left.legend()
+    right.set(xscale='log', yscale='log', xlabel='epochs of the random arm', ylabel='epochs to get as far')
+    for axis in (left.xaxis, right.xaxis, right.yaxis): axis.set_major_formatter(lambda x, _: f'{x:,.0f}')
+    caption_below(fig, f"{len(rows)} comparisons from committed runs: same net, schedule and photos on both sides. Left: accuracy on validation, paired photo by photo, 95 % over seeds and photos. "
+                       f"Right: below the dotted line epochs are saved. In {(~rows.plateaued.astype(bool)).sum()} of them the random arm was still rising when it stopped.")
     return fig
 
 # %% ../nbs/lib/60_report.ipynb #666490f3
