@@ -239,7 +239,7 @@ def judge_literature(
 
 # %% ../nbs/lib/55_claims.ipynb #9cca6d2d
 def misses(
-    conditions:dict, # What the claim asks for
+    conditions:dict, # What the claim asks for; 'any' where it does not matter
     have:dict, # What a run or a count is, by the same keys
 ) -> list: # A phrase for each condition that is not met
     "What stands between a result and a claim"
@@ -247,7 +247,7 @@ def misses(
     def phrase(k, want):
         if k in words and isinstance(want, bool): return words[k]
         return f"{k.replace('_', ' ')} is {have.get(k)}, not {want}"
-    return [phrase(k, want) for k,want in conditions.items() if have.get(k)!=want]
+    return [phrase(k, want) for k,want in conditions.items() if want!='any' and have.get(k)!=want]
 
 def _join(phrases): return '; '.join(phrases)
 
@@ -296,6 +296,7 @@ def _last_phase_seconds(run):
 
 # quantity: the part of the data it is measured on, and how to read it off a run
 QUANTITIES = {
+    'valid.first_acc': ('valid', lambda r: r.epochs[0]['valid_acc']),
     'valid.acc': ('valid', lambda r: r.valid['acc']), 'valid.error': ('valid', lambda r: 1-r.valid['acc']),
     'test.acc': ('test', lambda r: r.test['acc']), 'test.error': ('test', lambda r: 1-r.test['acc']), 'test.loss': (None, lambda r: r.test and r.test['loss']),
     'epoch_seconds': (None, _last_phase_seconds), 'seconds': (None, lambda r: r.seconds)}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['chapters', 'find_chapter', 'parse_seeds', 'own_experiment', 'run', 'missing_runs', 'runs', 'data', 'claims',
-           'predict', 'export', 'cache', 'bench', 'app', 'shelf', 'workbook', 'main']
+           'predict', 'export', 'cache', 'bench', 'app', 'shelf', 'submit', 'workbook', 'main']
 
 # %% ../nbs/lib/80_cli.ipynb #4b0a7f47
 import argparse, importlib, json, os, sys, warnings
@@ -20,6 +20,7 @@ def find_chapter(
     name:str # Such as 'flowers'
 ): # The chapter's module
     "A chapter's module by its name; an unknown one is a `CourseError`"
+    name = name.replace('-', '_')
     if name not in chapters(): raise unknown('chapter', name, chapters())
     return importlib.import_module(f'transfer_course.{name}')
 
@@ -96,6 +97,15 @@ def runs(args):
         done = exp.open_test([exp.run_one(a, s) for s in exp.seeds for a in exp.arms if (exp, a, s) in todo])
         if args.commit:
             for r in done: commit_run(r)
+        if after := getattr(find_chapter(exp.chapter), 'afterwards', None):
+            for r in done: after(r, args.commit)
+    for o in names: _studies(find_chapter(o), args)
+
+def _studies(chapter, args):
+    "A chapter's studies that are missing: what it measures beside its runs"
+    for study in getattr(chapter, 'missing_studies', list)():
+        print(f'study {study}', flush=True)
+        if not args.list: chapter.run_study(study, args.commit)
 
 # %% ../nbs/lib/80_cli.ipynb #97f8e7cc
 def data(args):
@@ -115,7 +125,7 @@ def claims(args):
     "The board: every claim and its verdict, from committed results"
     if args.facts: return find_chapter(args.facts).facts()
     from transfer_course.claims import board, board_text, stale
-    rows = stale() if args.stale else board(args.chapter)
+    rows = stale() if args.stale else board(args.chapter and args.chapter.replace('-', '_'))
     if args.json: print(json.dumps([o.to_dict() if hasattr(o, 'to_dict') else o for o in rows], indent=1, ensure_ascii=False))
     elif args.stale: print('\n'.join(map(str, rows)) or 'Every committed result was made by the code that is here.')
     else: print(board_text(rows))
@@ -157,6 +167,13 @@ def shelf(args):
     from transfer_course.shelf import check_shelf, fill_shelf
     (check_shelf if args.check else fill_shelf)(args.folder)
 
+# %% ../nbs/lib/80_cli.ipynb #d4d8a874
+def submit(args):
+    "Answer a competition's test photos with a run's net: submission.csv, checked, and sent if it is whole"
+    from transfer_course.experiment import find_run
+    from transfer_course.submission import submit_run
+    print(submit_run(find_run(args.run), args.file, args.data, not args.keep))
+
 # %% ../nbs/lib/80_cli.ipynb #2afa9205
 def workbook(args):
     "Write copies of the notebooks to work in, or bring them up to date; check a class's"
@@ -193,6 +210,9 @@ def _parser() -> argparse.ArgumentParser:
     a('--facts', metavar='CHAPTER', help="count a chapter's facts again, into data/results")
     a = command(predict)
     a('run', help='its name, or its JSON'); a('pictures', nargs='+', metavar='PICTURE')
+    a = command(submit)
+    a('run', help='its name, or its JSON'); a('file', nargs='?', default='submission.csv', help='where to; submission.csv if not said')
+    a('--data', metavar='NAME', help="the competition's data set, such as dogs-vs-cats-redux; the run's own if not said"); a('--keep', action='store_true', help='only write it')
     a = command(export)
     a('run', help='its name, or its JSON'); a('file', nargs='?', help='where to; beside the run if not said')
     a = command(cache)

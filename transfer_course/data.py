@@ -7,8 +7,8 @@ __all__ = ['PICTURE_ENDINGS', 'PARTS', 'MAX_MEMORY', 'MAX_RATIO', 'TRIES', 'PAUS
            'DataSet', 'aside_path', 'own_data', 'open_picture', 'unpack', 'archive_sha256', 'get_archive',
            'read_credits', 'get_data', 'Split', 'stem_key', 'hash_unit', 'split_by_hash', 'split_by_folder',
            'first_of_each', 'write_held_out', 'name_list', 'held_out', 'random_split', 'split_flowers_article',
-           'split_sample', 'few_per_class', 'get_split', 'Check', 'check', 'difference_hash', 'near_copies',
-           'write_sample']
+           'split_sample', 'few_per_class', 'get_split', 'known_problems', 'Check', 'check', 'difference_hash',
+           'near_copies', 'write_sample']
 
 # %% ../nbs/lib/20_data.ipynb #031e6873
 import csv, gzip, hashlib, io, os, re, shutil, stat, sys, tarfile, time, tomllib, zipfile
@@ -458,10 +458,18 @@ def read_credits(
     with open(path, encoding='utf-8', newline='') as f:
         return {o['file']: dict(author=o['author'], source=o['source'], licence=o.get('licence') or licence) for o in csv.DictReader(f)}
 
-def _listing(folder, entry):
+def _listing(folder, entry, archive='the archive'):
     "Root and name to (class, bytes) of an unpacked data set"
-    if entry.get('layout')=='names': return folder, _named(folder, entry['label'])
+    if missing := [o for o in entry.get('parts', []) if not (folder/o).is_dir()]:
+        raise CourseError(f"{archive} holds no {missing[0]}/, nor a {missing[0]}.zip with it: it is not the whole of what {entry['page']} offers. Remove it and fetch it again.")
+    if entry.get('layout')=='names': return folder, _known_names(_named(folder, entry['label']), entry, archive)
     return (root := _root(folder)), _folders(root)
+
+def _known_names(found, entry, archive):
+    "The same pictures; one that is named neither as a class nor as a test photo is a `CourseError`"
+    strange = [o for o,(label,_) in found.items() if label is None and not re.fullmatch(entry.get('unlabelled', '.*'), o)]
+    if strange: raise CourseError(f"{archive} holds {len(strange):,} pictures whose names give no class and that are no test photos either, such as '{strange[0]}': rename them, or take them out and pack it again.")
+    return found
 
 def _unchanged(folder, archive, about, n):
     "Refuse an unpacked folder that was changed by hand, and an archive that its JSON describes wrongly"
@@ -475,7 +483,7 @@ def _registered(name, entry, scale):
     "A data set of the register, from its archive"
     archive,about = get_archive(name, scale)
     folder = unpack(archive, runs_path('data', f"{name}-{about['sha256'][:8]}"))
-    root,found = _listing(folder, entry)
+    root,found = _listing(folder, entry, archive)
     _unchanged(folder, archive, about, len(found))
     about['complete'] = about.get('complete', len(found)==entry['photos'])
     if scale=='full' and not about['complete']:
@@ -685,7 +693,8 @@ PROBLEMS = { # in the order of the table: what it is, and what is decided
     'huge': 'look: over 50 million pixels, slow to read',
     'stretched': 'look: one side more than three times the other',
     'mode': 'none: read as RGB',
-    'rotated': 'none: turned upright when read'}
+    'rotated': 'none: turned upright when read',
+    'known': 'look: public lists call the label wrong, or see neither class, or both'}
 
 def _ends_well(data, format):
     "Has the file its end mark? Only those without one need to be decoded to see whether they are whole"
@@ -733,7 +742,17 @@ def _copies(names, labels, part, group):
     if not rows: rows = [_row('duplicate', o, said[o], group=group, decision='set aside' if i else 'keep') for i,o in enumerate(names)]
     return rows
 
-# %% ../nbs/lib/20_data.ipynb #492b26aa
+# %% ../nbs/lib/20_data.ipynb #cb791c70
+def known_problems(
+    ds:DataSet, # Pictures
+) -> dict: # Name to what is said about it; pictures that are not in `ds` are left out
+    "What public lists say about pictures of this data set"
+    listed = data_sets().get(ds.name, {}).get('known')
+    if not listed: return {}
+    with open(course_path('data', 'splits', listed), encoding='utf-8', newline='') as f: said = {o['name']: o['says'] for o in csv.DictReader(f)}
+    return {o: said[o] for o in ds.names if o in said}
+
+# %% ../nbs/lib/20_data.ipynb #303f5bab
 class Check:
     "What was found in a data set: `table()` (count, worst, decision), `pictures` (a row for each), `report()`, `set_aside()`"
     def __init__(self, ds, rows, looked): self.ds,self._rows,self.looked = ds,sorted(rows, key=lambda o: -o['score']),looked
@@ -764,7 +783,7 @@ class Check:
         count,exact,crossed = Counter(o['problem'] for o in self._rows), self.groups(), self.groups('two labels')
         text = f"{self.looked:,} pictures of {self.ds.name} looked at"
         text += f": {len(exact)} groups of exact duplicates, {len(crossed)} of them under two labels" if exact else ': no exact duplicates'
-        text += ''.join(f', {count[o]:,} {words}' for o,words in dict(unreadable='unreadable', tiny='tiny', huge='huge', stretched='stretched', mode='not RGB', rotated='lying on their side').items() if count[o])
+        text += ''.join(f', {count[o]:,} {words}' for o,words in dict(unreadable='unreadable', tiny='tiny', huge='huge', stretched='stretched', mode='not RGB', rotated='lying on their side', known='on public lists of doubtful labels').items() if count[o])
         aside = len(self._aside())
         return text + (f". {aside} would be set aside (`set_aside()`)." if aside else '. None would be set aside.')
 
@@ -783,7 +802,7 @@ class Check:
     def _repr_html_(self): return f'<p>{self.report()}</p>{self.table().to_html()}'
     def __repr__(self): return self.report()
 
-# %% ../nbs/lib/20_data.ipynb #cb791c70
+# %% ../nbs/lib/20_data.ipynb #a050abcb
 def check(
     ds:DataSet|str|Path, # A data set, its name, or a folder of your own
     split:Split|None=None, # To look for one picture in two parts; None takes the folders train, valid, test, if there are such
@@ -802,6 +821,7 @@ def check(
         if not seen[o]['fault']: same[seen[o]['sha256']].append(o)
     for sha,copies in same.items():
         if len(copies) > 1: rows += _copies(copies, ds.labels, part, sha[:8])
+    rows += [_row('known', o, what) for o,what in known_problems(ds).items()]
     return Check(ds, rows, len(names))
 
 # %% ../nbs/lib/20_data.ipynb #43682050

@@ -165,6 +165,12 @@ def _series(runs, x, key):
         out.append((e+1 if x=='epoch' else statistics.fmean(o['total_seconds'] for o in rows), statistics.fmean(ys), min(ys), max(ys)))
     return zip(*out)
 
+def _article_lines(runs, article=None): # Arm (None: no arm in particular) to accuracy
+    "What the article gives: one figure, or one for each of these arms"
+    if article is not None: return {None: article}
+    by = {a: o for a in _arms(runs) if (o := article_figure(runs[0].chapter, arm=a)) is not None}
+    return by if len(set(by.values())) > 1 else {None: next(iter(by.values()))} if by else {}
+
 def _draw_curves(ax, runs, x, y, article):
     "The curves of one experiment's arms"
     for arm in _arms(runs):
@@ -175,7 +181,7 @@ def _draw_curves(ax, runs, x, y, article):
             # an arm of one epoch (a probe) has no line to draw
             ax.plot(xs, mean, style, color=color, lw=1.3 if part=='train' else 2, marker=('o' if part=='valid' else '.') if len(xs)==1 else None)
             if len(mine)>1 and part=='valid': ax.fill_between(xs, lo, hi, color=color, alpha=0.18, lw=0)
-    if article is not None and y=='acc': ax.axhline(100*article, color=ARTICLE_COLOR, ls='--', lw=1.2)
+    for arm,a in article.items(): ax.axhline(100*a, color=arm_color(arm) if arm else ARTICLE_COLOR, ls='--', lw=1.2)
     ax.set(xlabel=_AXES[x], ylabel=_AXES[y])
     if x=='epoch': ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     else: ax.set_xlim(left=0)
@@ -184,7 +190,7 @@ def _curve_legend(fig, runs, article, width):
     "Colours are arms, styles are parts"
     keys = [Line2D([], [], color=arm_color(a), lw=2, label=a) for a in _arms(runs)]
     keys += [Line2D([], [], color='black', lw=2, label='validation'), Line2D([], [], color='black', ls=':', lw=1.3, label='training')]
-    if article is not None: keys.append(Line2D([], [], color=ARTICLE_COLOR, ls='--', lw=1.2, label=f'article, validation: {show(article, "rate")}'))
+    keys += [Line2D([], [], color=arm_color(arm) if arm else ARTICLE_COLOR, ls='--', lw=1.2, label=f"article, {arm or 'validation'}: {show(a, 'rate')}") for arm,a in article.items()]
     fig.legend(handles=keys, loc='outside upper left', ncols=min(len(keys), int(width/1.1)), handlelength=2, columnspacing=1.4)
 
 @_styled
@@ -199,7 +205,7 @@ def plot_curves(
         if name not in names: raise unknown(what, name, names)
     runs = [r for r in _some(runs, 'curves') if r.epochs]
     if not runs: raise CourseError("There are no curves to draw: none of these runs has finished an epoch.")
-    if article is None and y=='acc': article = article_figure(runs[0].chapter)
+    article = _article_lines(runs, article) if y=='acc' else {}
     groups = _groups(runs)
     width = min(4.6*len(groups)+2.4, 12)
     fig = _figure(width, 4.2)
@@ -208,7 +214,7 @@ def plot_curves(
         _draw_curves(ax, group, x, y, article)
         ax.set_title(f"{_net(group[0])}, {_size(group[0])}")
         ax.label_outer()
-    _curve_legend(fig, runs, article if y=='acc' else None, width)
+    _curve_legend(fig, runs, article, width)
     band = 'Line: mean of the seeds; band: from the lowest seed to the highest'
     caption_below(fig, caption(runs, *[band]*(len({r.seed for r in runs})>1)))
     return fig
@@ -377,13 +383,13 @@ def figure_for(
     shown = _first_of_each_arm(done) if done and ds else []
     fig = _figure(9.6, 4.3 + 2.1*len(shown))
     top,*rest = fig.subfigures(2, 1, height_ratios=[3.6, 2.1*len(shown)+.4], hspace=.04) if shown else [fig.subfigures(1, 1)]
-    article = article_figure(runs[0].chapter)
+    article = _article_lines(runs)
     for ax,x in zip(top.subplots(1, 2, sharey=True), ('epoch', 'seconds')):
         _draw_curves(ax, runs, x, 'acc', article)
         ax.label_outer()
     _curve_legend(top, runs, article, 9.6)
     more = _wrong_pictures(rest[0], shown, ds, k, _part(shown)) if shown else []
-    if article is not None: more.insert(0, "The article's figure is for its own photos and net")
+    if article: more.insert(0, "The article's figure is for its own photos and net")
     caption_below(fig, caption(runs, *more))
     with atomic(path) as tmp: fig.savefig(tmp)
     return Path(path)
