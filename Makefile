@@ -5,6 +5,7 @@ PYTHON ?=
 TORCH  ?=
 FLAGS  ?=
 NB     ?=
+CHAPTER ?= flowers
 BIN    := .venv/bin
 STAMP  := .venv/.set-up
 # One notebook a core, eight at most, is tested at a time: their threads share the machine.
@@ -13,7 +14,7 @@ SHARE   = OMP_NUM_THREADS=$$($(BIN)/python -c 'import os; n = os.cpu_count() or 
 .PHONY: help course test lab bench runs check export render readme docs newest setup clean
 
 help:
-	@echo 'make course   set up, then train on 300 flowers: a pretrained network beside a random one'
+	@echo 'make course   set up, then train on 300 flowers: a pretrained network beside a random one (CHAPTER=pets for another chapter)'
 	@echo 'make test     set up, then check everything: in sync, notebooks, tests (FLAGS="slow real" adds flagged cells)'
 	@echo 'make lab      set up, then open copies of the notebooks, to work in, in JupyterLab (workbook/)'
 	@echo 'make runs     work through the runs of the course that are missing; stop and go on as you like (hours)'
@@ -28,7 +29,7 @@ help:
 	@echo 'make clean    remove what builds and tests leave behind (your runs and .venv stay)'
 
 course: $(STAMP)
-	@$(BIN)/transfer_course run flowers --scale sample --seeds 1
+	@$(BIN)/transfer_course run $(CHAPTER) --scale sample --seeds 1
 
 test: $(STAMP)
 	$(BIN)/python -m transfer_course.house sync
