@@ -49,8 +49,8 @@ def _stream(url):
         while True:
             try:
                 r = _reply(session, url, at, tag)
-                if at and r.headers.get('ETag') != tag: raise CourseError(f"{url} was changed while it was being read: run this again.")
-                tag,skip = r.headers.get('ETag'), at if at and r.status_code == 200 else 0 # a server that knows no ranges begins again
+                if at and tag and r.headers.get('ETag') != tag: raise CourseError(f"{url} was changed while it was being read: run this again.")
+                tag,skip = r.headers.get('ETag', tag), at if at and r.status_code == 200 else 0 # a server that knows no ranges begins again
                 for block in r.iter_content(1<<18):
                     new = block[skip:]
                     skip,at,left = max(0, skip-len(block)), at+len(new), LIST_TRIES if new else left
