@@ -14,7 +14,7 @@ SHARE   = OMP_NUM_THREADS=$$($(BIN)/python -c 'import os; n = os.cpu_count() or 
 .PHONY: help course test lab bench runs gpu check export render readme docs newest setup clean
 
 help:
-	@echo 'make course   set up, then train on 300 flowers: a pretrained network beside a random one (CHAPTER=captcha: on pictures of texts)'
+	@echo 'make course   set up, then train on 300 flowers: a pretrained network beside a random one (CHAPTER=pets for another chapter)'
 	@echo 'make test     set up, then check everything: in sync, notebooks, tests (FLAGS="slow real" adds flagged cells)'
 	@echo 'make lab      set up, then open copies of the notebooks, to work in, in JupyterLab (workbook/)'
 	@echo 'make runs     work through the runs of the course that are missing; stop and go on as you like (hours)'
