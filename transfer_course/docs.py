@@ -6,7 +6,7 @@
 __all__ = ['page_of', 'as_json', 'docments', 'ModuleText', 'read_modules', 'api_page', 'site_link', 'notebooks', 'write_pages']
 
 # %% ../nbs/lib/85_docs.ipynb #17e4b1f0
-import ast, json, os, posixpath, re, tokenize
+import ast, json, posixpath, re, tokenize
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -216,7 +216,7 @@ def api_page(
     return page + '\n'
 
 # %% ../nbs/lib/85_docs.ipynb #5d65c9ca
-_FIRST = 'course', 'primer', 'own_photos', 'help', 'glossary' # pages that are no chapters, in this order; others follow
+_FIRST = 'course', 'primer', 'when', 'own_photos', 'help', 'glossary' # pages that are no chapters, in this order; others follow
 
 def _toctrees(names):
     "The order of the pages, as Sphinx reads it: four groups"
