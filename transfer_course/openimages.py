@@ -65,11 +65,28 @@ def _file_blocks(path):
     with open(path, 'rb') as f:
         while block := f.read(1<<18): yield block
 
+def _size(url):
+    "Bytes behind an address, for the bar; 0 where the server does not tell"
+    import requests
+    try: return int(requests.head(url, timeout=LIST_TIMEOUT, allow_redirects=True).headers.get('Content-Length', 0))
+    except (requests.RequestException, ValueError): return 0
+
+def _watched(blocks, size, comment):
+    "The same blocks, with a bar over their bytes (a bar over blocks would have to know how many will come)"
+    bar,seen,done = iter(progress(range(100), comment=comment)), 0, 0
+    for o in blocks:
+        yield o
+        seen += len(o)
+        while size and done < min(100, 100*seen//size): next(bar, None); done += 1
+    for _ in bar: pass
+
 def _lines(source):
     "Lines of text from an address or a file; a mark at its beginning (BOM) is dropped"
     decode,rest = codecs.getincrementaldecoder('utf-8-sig')('replace').decode, ''
-    blocks = _stream(str(source)) if str(source).startswith(('http://', 'https://')) else _file_blocks(source)
-    for block in itertools.chain(progress(blocks, comment=f"Reading {str(source).rpartition('/')[2]}"), [b'']):
+    address = str(source) if str(source).startswith(('http://', 'https://')) else None
+    if not address and not Path(source).is_file(): raise CourseError(f"There is no list {source}.")
+    blocks,size = (_stream(address), _size(address)) if address else (_file_blocks(source), os.path.getsize(source))
+    for block in itertools.chain(_watched(blocks, size, f"Reading {str(source).rpartition('/')[2]}"), [b'']):
         *lines,rest = (rest + decode(block, not block)).split('\n')
         for o in lines: yield o + '\n'
         if len(rest) > 1<<20: raise CourseError(f"{source} is no CSV: it has a line of more than a megabyte.")
