@@ -7,9 +7,9 @@ from transfer_course.claims import evaluate, judge, load_facts, read_claims
 from transfer_course.cli import find_chapter, main
 from transfer_course.core import CourseError, course_path
 from transfer_course.data import data_sets, get_data
-from transfer_course.dogs_vs_cats import (BUDGETS, FROZEN_LOG, RANDOM_LOG, article_epochs, early_stop, experiment, experiments, fit_head, load_study, right_of, run_study,
+from transfer_course.dogs_vs_cats import (BUDGETS, FROZEN_LOG, RANDOM_LOG, article_epochs, experiment, experiments, fit_head, load_study, right_of, run_study,
                                           simulated_bias, split_article, time_to_beat, winners_bias)
-from transfer_course.experiment import Schedule
+from transfer_course.experiment import Schedule, early_stop
 from transfer_course.submission import check_submission
 
 

@@ -8,7 +8,7 @@ from transfer_course.claims import load_facts, read_claims
 from transfer_course.core import CourseError
 from transfer_course.data import Split, own_data
 from transfer_course.experiment import Schedule, stable_after
-from transfer_course.pets import (clue_accuracy, correct_prior, early_stop, estimate_prior, experiment, experiments, noise_of, recalls, settled_after, source_clues)
+from transfer_course.pets import (clue_accuracy, correct_prior, estimate_prior, experiment, experiments, noise_of, recalls, settled_after, source_clues, stopped_early)
 from transfer_course.pictures import make_pictures
 
 PUBLISHED = np.array([87.41, 90.90, 93.83, 93.69, 91.64, 89.91, 91.75, 96.47, 91.85, 83.49])/100
@@ -46,9 +46,9 @@ def test_a_jump_above_the_noise_is_seen():
 
 def test_early_stopping_at_its_edges():
     run = lambda *losses: SimpleNamespace(epochs=[dict(valid_loss=l, valid_acc=1-l) for l in losses])
-    assert early_stop(run(.5, .4, .3), 1) == dict(stopped=3, saved=0, kept=.7, best=.7)
-    assert early_stop(run(.3, .4, .5), 1)['stopped'] == 2
-    assert early_stop(run(.3), 5)['stopped'] == 1
+    assert stopped_early(run(.5, .4, .3), 1) == dict(stopped=3, saved=0, kept=.7, best=.7)
+    assert stopped_early(run(.3, .4, .5), 1)['stopped'] == 2
+    assert stopped_early(run(.3), 5)['stopped'] == 1
 
 def test_priors():
     rng = np.random.default_rng(0)

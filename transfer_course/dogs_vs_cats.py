@@ -6,11 +6,11 @@
 __all__ = ['SETTINGS', 'PROTOCOL', 'FROZEN_LOG', 'RANDOM_LOG', 'LINES', 'DEPTHS_OF_TRAINING', 'BUDGETS', 'DEPTHS', 'MEMBERS',
            'CLIPS', 'STUDIES', 'split_article', 'experiment', 'time_to_beat', 'article_epochs', 'show_photos',
            'batch_norm_study', 'study_path', 'load_study', 'right_of', 'study_batch_norms', 'committed', 'short_name',
-           'early_stop', 'winners_bias', 'simulated_bias', 'exam_path', 'take_exam', 'frozen_answers', 'commit_exam',
-           'features', 'class_numbers', 'fit_head', 'study_heads', 'study_bias', 'fit_depth', 'study_depths',
-           'study_matrix', 'depth_features', 'probe_accuracy', 'grouped', 'out_of_fold', 'two_columns', 'scored',
-           'study_submission', 'make_submission', 'run_study', 'missing_studies', 'afterwards', 'experiments',
-           'epoch_without_cache', 'facts']
+           'winners_bias', 'simulated_bias', 'exam_path', 'take_exam', 'frozen_answers', 'commit_exam', 'features',
+           'class_numbers', 'fit_head', 'study_heads', 'study_bias', 'fit_depth', 'study_depths', 'study_matrix',
+           'depth_features', 'probe_accuracy', 'grouped', 'out_of_fold', 'two_columns', 'scored', 'study_submission',
+           'make_submission', 'run_study', 'missing_studies', 'afterwards', 'experiments', 'epoch_without_cache',
+           'facts']
 
 # %% ../nbs/02_dogs_vs_cats.ipynb #dbd738d4
 from collections import Counter
@@ -190,19 +190,6 @@ def committed(
     return runs if {r.arm for r in runs} == set(arms) else []
 
 def short_name(run:Run) -> str: return run.arch.rpartition(':')[2] # The net's name without its library
-
-# %% ../nbs/02_dogs_vs_cats.ipynb #a7424e43
-def early_stop(
-    accs, # Validation accuracy of each epoch
-    patience:int, # Epochs without a better one
-) -> tuple: # The epoch it stops after, and the epoch it keeps, both counted from 1
-    "What early stopping makes of a curve"
-    if patience < 1: raise CourseError(f"A patience of {patience}: give one epoch or more.")
-    best = 0
-    for i,a in enumerate(accs):
-        if a > accs[best]: best = i
-        if i-best >= patience: return i+1, best+1
-    return len(accs), best+1
 
 # %% ../nbs/02_dogs_vs_cats.ipynb #094b1d9e
 def winners_bias(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['POLICIES', 'ARMS', 'OPTIMIZERS', 'wilson', 'mean_interval', 'paired_bootstrap', 'Run', 'read_run', 'load_runs',
-           'find_run', 'paired_difference', 'stable_after', 'Phase', 'Schedule', 'plateau_lr', 'Experiment',
-           'say_epoch', 'load_learner_of', 'predict', 'export', 'commit_run']
+           'find_run', 'paired_difference', 'stable_after', 'early_stop', 'Phase', 'Schedule', 'plateau_lr',
+           'Experiment', 'say_epoch', 'load_learner_of', 'predict', 'export', 'commit_run']
 
 # %% ../nbs/lib/50_experiment.ipynb #954a0de5
 import datetime, re, shutil, sys, time, warnings
@@ -222,6 +222,19 @@ def stable_after(
     outside = np.flatnonzero(~(abs(x - x[-max(1, len(x)//5):].mean()) <= within + 1e-9)) # .91 less .9 is a little more than .01
     first = outside[-1]+2 if len(outside) else 1
     return int(first) if first <= len(x) else None
+
+# %% ../nbs/lib/50_experiment.ipynb #7c64b15d
+def early_stop(
+    curve, # One number an epoch, the larger the better: accuracies, or losses with a minus
+    patience:int, # Epochs without a better one
+) -> tuple: # The epoch it stops after, and the epoch it keeps, both counted from 1
+    "What early stopping makes of a curve"
+    if patience < 1: raise CourseError(f"A patience of {patience}: give one epoch or more.")
+    best = 0
+    for i,a in enumerate(curve):
+        if a > curve[best]: best = i
+        if i-best >= patience: return i+1, best+1
+    return len(curve), best+1
 
 # %% ../nbs/lib/50_experiment.ipynb #6c264071
 # policy: the fields of a phase that matter under it
