@@ -464,7 +464,10 @@ def drawn(
     "Draw committed runs, or say that they are not there yet"
     from IPython.display import Markdown
     missing = '*These runs are not committed yet: `transfer_course runs` makes what is missing, and this cell draws it.*'
-    return draw(runs, *args, **kwargs) if runs else Markdown(missing)
+    if not runs: return Markdown(missing)
+    res = draw(runs, *args, **kwargs)
+    if isinstance(res, plt.Figure): plt.close(res) # a cell shows what it returns, and pyplot would show it again
+    return res
 
 def table(
     df:pd.DataFrame, # What to show
