@@ -212,7 +212,6 @@ def photo_data(
 ): # -> TextSet
     "A data set like `captcha_data`'s, with photos in place of the paper"
     from concurrent.futures import ThreadPoolExecutor
-    from PIL import Image
     import os
     from transfer_course.chars import captcha_data, text_data
     plain = captcha_data(n, style)
@@ -307,7 +306,7 @@ def _lead_facts() -> dict:
     paper,photos = committed('sample'), committed('sample', variant='on-photos')
     if not paper or not photos: return {}
     def gains(runs): # (seeds, pictures)
-        def right(arm): return np.stack([(o := r.answers().query("part == 'test'")).target.eq(o.pred).groupby(o.name).mean().sort_index().to_numpy() for r in sorted(runs, key=lambda r: r.seed) if r.arm==arm])
+        def right(arm): return np.stack([o.sort_index().to_numpy() for _,o in sorted(right_answers([r for r in runs if r.arm==arm], 'test').items())])
         return right('pretrained')-right('random')
     d = paired_bootstrap(gains(photos), gains(paper))
     how = f"lead of the pretrained arm for texts on photos, less that on white paper; {d['seeds']} seeds of both arms, the same {d['n']} test texts"

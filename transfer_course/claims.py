@@ -431,7 +431,7 @@ def judge_sooner(
     seeds = sorted(set(early) & set(late))
     from transfer_course.experiment import mean_interval
     mean,lo,hi = (math.exp(o) for o in mean_interval([math.log(late[k]/early[k]) for k in seeds]))
-    kw = dict(ours=mean, interval=None if math.isnan(lo) else (lo, hi), seeds=len(seeds), n=min(getattr(r, part)['n'] for r in found), rests_on=[r.name for r in found])
+    kw = dict(ours=mean, interval=None if math.isnan(lo) else (lo, hi), seeds=len(seeds), n=min(witnesses(getattr(r, part)) for r in found), rests_on=[r.name for r in found])
     told = '; '.join(f'{early[k]} and {late[k]}' for k in seeds)
     def say(word, reason): return Verdict(claim, word, f"{reason} Epochs of {' and '.join(claim.arms)}, seed by seed: {told}; judged at scale {found[0].scale}.{' '+claim.note if claim.note else ''}", **kw)
     if why := _unmet(claim, found): return say('not comparable', f'Measured under other conditions: {_join(why)}.')

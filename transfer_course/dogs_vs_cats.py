@@ -232,12 +232,11 @@ def take_exam(
     ds:DataSet|None=None, # None: the second source
 ): # -> DataFrame, as `exam.exam` gives it
     "A run's answers to the photos of the second source; from their file if they are there"
-    import gzip
     import pandas as pd
     if exam_path(run).exists(): return pd.read_csv(exam_path(run), dtype=dict(name=str), keep_default_na=False)
     ds = ds or get_data('cats-and-dogs-web')
     rows = exam(run, ds, frozen_answers(run, ds) if run.arm=='frozen' else None)
-    with atomic(exam_path(run)) as tmp: tmp.write_bytes(gzip.compress(rows.to_csv(index=False, lineterminator='\n').encode(), mtime=0))
+    write_answers(exam_path(run), rows)
     return rows
 
 def frozen_answers(

@@ -29,15 +29,13 @@ def exam(
     probs:np.ndarray|None=None, # What it says about them, where that is known: (photos, classes)
 ): # -> DataFrame: part ('exam'), name, target, pred, p_<class>, as `Run.answers`
     "Put a run's net to all photos of another data set"
-    import pandas as pd
     classes = run.settings['classes']
     if sorted(classes) != ds.classes:
         raise CourseError(f"{run.name} knows {', '.join(classes)}, and {ds.name} shows {', '.join(ds.classes)}: an exam needs photos of the same classes, under the same names.")
     seen = set(run.split().train) & set(ds.names) if run.data['name'] == ds.name else set()
     if seen: raise CourseError(f"{run.name} was trained on {len(seen):,} photos of {ds.name}, such as '{min(seen)}': that is no exam.")
     if probs is None: probs = answer_photos(run, ds, ds.names)
-    rows = pd.DataFrame(dict(part='exam', name=ds.names, target=[ds.labels[o] for o in ds.names], pred=[classes[i] for i in probs.argmax(1)]))
-    return rows.join(pd.DataFrame(probs.round(5), columns=[f'p_{c}' for c in classes]))
+    return answer_rows('exam', ds.names, [ds.labels[o] for o in ds.names], probs, classes)
 
 # %% ../nbs/lib/52_exam.ipynb #6ff6b6c6
 def reliability(

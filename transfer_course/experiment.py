@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['POLICIES', 'ARMS', 'OPTIMIZERS', 'wilson', 'mean_interval', 'paired_bootstrap', 'Run', 'read_run', 'load_runs',
-           'find_run', 'paired_difference', 'stable_after', 'early_stop', 'Phase', 'Schedule', 'plateau_lr',
-           'Experiment', 'say_epoch', 'load_learner_of', 'predict', 'export', 'commit_run']
+           'find_run', 'right_answers', 'paired_difference', 'stable_after', 'early_stop', 'Phase', 'Schedule',
+           'plateau_lr', 'Experiment', 'answer_rows', 'write_answers', 'say_epoch', 'load_learner_of', 'predict',
+           'export', 'commit_run']
 
 # %% ../nbs/lib/50_experiment.ipynb #954a0de5
 import datetime, re, shutil, sys, time, warnings
@@ -191,6 +192,14 @@ def find_run(
     return read_run(paths[name])
 
 # %% ../nbs/lib/50_experiment.ipynb #0770137d
+def right_answers(
+    runs, # Finished runs of one arm
+    part:str='valid', # `valid` or `test`
+) -> dict: # Seed to a Series: name of a picture to 1 or 0; of a text, the share of its characters
+    "Which pictures each run got right"
+    rows = {r.seed: (o := r.answers()).loc[o.part==part] for r in runs}
+    return {s: (o.target==o.pred).groupby(o.name, sort=False).mean() for s,o in rows.items()}
+
 def paired_difference(
     runs_a, # Runs of one arm, several seeds
     runs_b, # Runs of another on the same photos
@@ -198,10 +207,7 @@ def paired_difference(
     **kwargs # To `paired_bootstrap`
 ) -> dict: # As `paired_bootstrap`
     "How much more accurate the first arm is, photo by photo, with an interval over seeds and photos"
-    def right(runs):
-        rows = {r.seed: (o := r.answers()).loc[o.part==part] for r in runs}
-        return {s: (o.target==o.pred).groupby(o.name, sort=False).mean() for s,o in rows.items()} # of a text, the share of its characters
-    a,b = right(runs_a), right(runs_b)
+    a,b = right_answers(runs_a, part), right_answers(runs_b, part)
     if not a or not b: raise CourseError("A paired difference needs runs of both arms: one side has none.")
     seeds = sorted(set(a) & set(b)) if min(len(a), len(b)) > 1 else None
     if seeds == []: raise CourseError(f"The arms share no seed ({sorted(a)} and {sorted(b)}): run both with the same --seeds.")
@@ -573,7 +579,13 @@ def _loss_and_accuracy(probs, targets) -> tuple:
     return float(-probs.clamp_min(1e-7).log()[torch.arange(len(targets)), targets].mean()), float((probs.argmax(1)==targets).float().mean())
 
 # %% ../nbs/lib/50_experiment.ipynb #fcfea97b
-def _answer_rows(part:str, names, targets, probs, classes): # -> DataFrame
+def answer_rows(
+    part:str, # `valid`, `test` or another word
+    names, # Of photos
+    targets, # The class of each
+    probs, # (photos, classes)
+    classes, # Their names, in that order
+): # -> DataFrame: part, name, target, pred, p_<class>
     "One row a photo"
     import pandas as pd
     probs = np.asarray(probs)
@@ -606,16 +618,19 @@ def _score(rows, classes) -> dict: # n, correct, acc, interval, loss
     p = rows[[f'p_{c}' for c in classes]].to_numpy()[np.arange(n), [classes.index(t) for t in rows.target]]
     return dict(n=n, correct=k, acc=k/n, interval=list(wilson(k, n)), loss=float(-np.log(np.clip(p, 1e-7, 1)).mean()))
 
-def _write_answers(run:Run, rows):
+def write_answers(
+    path:Path, # Where to
+    rows, # A DataFrame
+):
     "As a gzipped table without a time stamp and without a file's name: equal answers, equal bytes"
     import gzip
-    with atomic(run.answers_path) as tmp: tmp.write_bytes(gzip.compress(rows.to_csv(index=False, lineterminator='\n').encode(), mtime=0))
+    with atomic(path) as tmp: tmp.write_bytes(gzip.compress(rows.to_csv(index=False, lineterminator='\n').encode(), mtime=0))
 
 @patch
 def _answer(self:Experiment, learn, part:str, names, dl): # -> DataFrame
     "What a learner says about some photos, which `dl` gives in the order of their names"
     probs = learn.get_preds(dl=dl)[0]
-    rows_of = _character_rows if self.target == 'text' else _answer_rows
+    rows_of = _character_rows if self.target == 'text' else answer_rows
     return rows_of(part, names, [self.dataset.labels[n] for n in names], probs, self.dataset.classes)
 
 @patch
@@ -629,7 +644,7 @@ def _finish(self:Experiment, learn, run:Run, split:Split):
         learn.model.load_state_dict(load_file(_best(run)))
     _save_weights(learn, run.weights_path)
     rows = self._answer(learn, 'valid', split.valid, learn.dls.valid)
-    _write_answers(run, rows)
+    write_answers(run.answers_path, rows)
     run.d.update(valid=_score(rows, self.dataset.classes), seconds=run.epochs[-1]['total_seconds'], status='finished')
     run.save()
     _clear(run)
@@ -693,7 +708,7 @@ def open_test(self:Experiment,
             learn = load_learner_of(run)
             rows = self._answer(learn, 'test', names, test_loader(learn.dls, self.dataset, names))
             kept = run.answers()
-            _write_answers(run, pd.concat([kept[kept.part!='test'], rows]))
+            write_answers(run.answers_path, pd.concat([kept[kept.part!='test'], rows]))
             run.d['test'] = dict(epoch=run.kept_epoch, **_score(rows, self.dataset.classes), opened=datetime.date.today().isoformat())
             run.save()
     return runs
