@@ -129,10 +129,21 @@ def hash_files(
     paths # Files
 ) -> list: # SHA-256 of each one's contents
     "Hash files on all cores"
-    with ThreadPoolExecutor(os.cpu_count()) as pool: return list(pool.map(sha256, paths))
+    n,res = os.cpu_count(), [None]*len(paths)
+    def work(k):
+        for i in range(k, len(paths), n): res[i] = sha256(paths[i])
+    with ThreadPoolExecutor(n) as pool: list(pool.map(work, range(n))) # a task a core: one a file costs more than the hashing
+    return res
+
+def _plain_squish(dl) -> Resize|None:
+    "The `Resize` of a loader that opens its pictures as `Photo` and squishes them, and does nothing else to them"
+    opening = [f for o in dl.dataset.tls[0].tfms.fs for f in _functions(o) if f is not noop]
+    tfms = [type(o) for o in dl.after_item.fs]
+    if opening == [Photo.create] and tfms == [Resize, ToTensor] and dl.after_item.fs[0].method == ResizeMethod.Squish: return dl.after_item.fs[0]
 
 def _opener(dl, split_idx:int=1):
     "A function from a path to a picture as the loader's item transforms leave it; each thread needs its own"
+    if o := _plain_squish(dl): return lambda path: TensorImage(np.array(Photo.create(path).resize(o.size, o.mode))).permute(2, 0, 1) # the same bytes in half the time of fastai's pipeline
     create,after = deepcopy((dl.dataset.tls[0].tfms, dl.after_item))
     create.split_idx = after.split_idx = split_idx
     return lambda path: first(after((create(path),)))
@@ -364,7 +375,7 @@ def _fill_activations(below, dl, views, out, nhwc, dtype, channels_last):
             y = below(xb.to(device).as_subclass(Tensor))
             out[i:i+len(y)] = (y.permute(0, 2, 3, 1) if nhwc else y).cpu()
             i += len(y)
-            if k%32 == 31: release_memory() # or it grows with the number of batches
+            if k%16 == 15: release_memory() # or the holes between freed blocks grow, by a hundred megabytes in sixty batches
     release_memory()
 
 def _activations_key(below, dl, views, dtype, channels_last) -> dict:
