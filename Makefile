@@ -52,6 +52,7 @@ gpu: $(STAMP)
 	$(BIN)/transfer_course run captcha --scale full --arch tf_efficientnet_lite0 --seeds 3 --resume --commit
 	$(BIN)/transfer_course run dogs_vs_cats --scale quick --arch inception_v3 --epochs 100 --seeds 3 --resume --commit
 	$(BIN)/transfer_course run pets --scale quick --epochs 30 --seeds 3 --resume --commit
+	$(BIN)/transfer_course run pets --scale quick --arch inception_v3 --size 200 --epochs 30 --seeds 3 --resume --commit
 	$(BIN)/transfer_course run flowers --scale quick --arch resnet18 --seeds 3 --resume --commit
 
 runs: $(STAMP)

@@ -54,7 +54,7 @@ class Runs:
     def _tell(self, text):
         "JSON without clock and memory"
         def still(o):
-            if isinstance(o, dict): return {k: still(v) for k,v in o.items() if 'seconds' not in k and k not in ('peak_memory_mb', 'opened', 'made')}
+            if isinstance(o, dict): return {k: still(v) for k,v in o.items() if 'seconds' not in k and k not in ('peak_memory_mb', 'opened', 'made', 'commit', 'dirty')}
             return [still(v) for v in o] if isinstance(o, list) else o
         return still(json.loads(text))
 

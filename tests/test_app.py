@@ -111,6 +111,10 @@ def test_a_committed_run_holds_no_weights():
     name = next(course_path('data', 'results', 'flowers').glob('quick-*.json')).stem
     with pytest.raises(CourseError, match='results that came with the course hold none'): open_classifier(name)
 
+def test_a_run_that_reads_texts():
+    name = next(course_path('data', 'results', 'captcha').glob('sample-*.json')).stem
+    with pytest.raises(CourseError, match='reads texts'): open_classifier(name)
+
 def test_an_exported_learner(runs, net, tmp_path):
     path = export(runs['flowers'], tmp_path/'flowers.pkl')
     other = open_classifier(str(path))

@@ -4,7 +4,7 @@ import subprocess, sys
 import numpy as np, pytest
 
 from transfer_course.claims import evaluate, judge, load_facts, read_claims
-from transfer_course.cli import find_chapter, main
+from transfer_course.cli import main
 from transfer_course.core import CourseError, course_path
 from transfer_course.data import data_sets, get_data
 from transfer_course.dogs_vs_cats import (BUDGETS, FROZEN_LOG, RANDOM_LOG, article_epochs, experiment, experiments, fit_head, load_study, right_of, run_study,
@@ -20,8 +20,11 @@ def test_the_three_scales():
     assert (full.arch, full.size, full.bs, full.schedule, full.weights) == ('inception_v3', 224, 64, Schedule.constant(100), 'imagenet')
     assert experiment('quick', arch='inception_v3').size == 224 and experiment('quick', arch='tf_efficientnet_lite1').size == 128
 
-def test_the_chapter_by_either_name():
-    assert find_chapter('dogs-vs-cats') is find_chapter('dogs_vs_cats')
+def test_the_chapter_by_either_name(capsys):
+    def listed(name):
+        assert main(['runs', name, '--list']) == 0
+        return capsys.readouterr().out
+    assert listed('dogs-vs-cats') == listed('dogs_vs_cats')
 
 def test_epochs_on_the_command_line_are_the_articles():
     assert experiment('quick').schedule.with_epochs(100) == Schedule.constant(100)

@@ -1,14 +1,15 @@
 "The pets chapter's module: what the command line relies on, and what a page can't show."
 import subprocess, sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np, pandas as pd, pytest
 
 from transfer_course.claims import load_facts, read_claims
-from transfer_course.core import CourseError
+from transfer_course.core import CourseError, write_json
 from transfer_course.data import Split, own_data
 from transfer_course.experiment import Schedule, stable_after
-from transfer_course.pets import (clue_accuracy, correct_prior, estimate_prior, experiment, experiments, noise_of, recalls, settled_after, source_clues, stopped_early)
+from transfer_course.pets import (_listed_facts, clue_accuracy, correct_prior, estimate_prior, experiment, experiments, noise_of, recalls, settled_after, source_clues, stopped_early)
 from transfer_course.pictures import make_pictures
 
 PUBLISHED = np.array([87.41, 90.90, 93.83, 93.69, 91.64, 89.91, 91.75, 96.47, 91.85, 83.49])/100
@@ -24,6 +25,18 @@ def test_the_three_scales():
 def test_full_without_open_images_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv('TRANSFER_COURSE_RUNS', str(tmp_path))
     with pytest.raises(CourseError, match='python -m transfer_course.openimages'): experiment('full').dataset
+
+def test_lists_that_were_fetched_are_counted(tmp_path):
+    assert _listed_facts(tmp_path) == {}
+    write_json(tmp_path/'lists'/'counts.json', dict(train=dict(labelled=7, gone=1), validation=dict(labelled=2), test=dict(labelled=3)))
+    assert {k: o['value'] for k,o in _listed_facts(tmp_path).items()} == dict(open_images_train_labelled=7, open_images_test_labelled=3)
+
+def test_the_articles_own_net_trains(tmp_path, monkeypatch):
+    "Xception from random weights: an epoch over a few drawings, in the article's recipe"
+    monkeypatch.setenv('TRANSFER_COURSE_RUNS', str(tmp_path/'runs'))
+    drawings = make_pictures(tmp_path/'drawings', 40)
+    run, = replace(experiment('full'), data=drawings, arms=('random',), schedule=Schedule.plateau(1), seeds=(0,)).run()
+    assert run.net == 'legacy_xception' and len(run.epochs) == 1 and np.isfinite(run.epochs[0]['train_loss'])
 
 def test_runs_of_the_course_have_names_of_their_own():
     names = [e.name(arm, seed) for e in experiments() for seed in e.seeds for arm in e.arms]

@@ -1,9 +1,10 @@
 """Runs that are killed, met by two processes, or found damaged; learners that load in a fresh process; the command line's errors."""
 import os, signal, subprocess, sys
 import pytest
+from safetensors.torch import load, save
 from transfer_course.core import CourseError
 from transfer_course.data import split_by_hash
-from transfer_course.experiment import Experiment, Schedule, load_runs, read_run
+from transfer_course.experiment import Experiment, Schedule, load_learner_of, load_runs, read_run
 
 # An experiment that trains in a second: pictures made by program, two phases, the smallest net with packaged weights.
 EXPERIMENT = """
@@ -58,6 +59,18 @@ def test_killed_after_each_epoch_it_ends_alike(shapes, through, tmp_path):
     assert epochs(again) == epochs(through)
     assert again.answers().equals(through.answers())
     assert again.weights_path.read_bytes() == through.weights_path.read_bytes()
+
+
+def test_weights_that_are_not_the_runs_own(through):
+    whole = through.weights_path.read_bytes()
+    try:
+        through.weights_path.write_bytes(save(load(whole), dict(classes='["cat", "dog"]')))
+        with pytest.raises(CourseError, match='cat, dog apart, and .* belongs to another run'): load_learner_of(through)
+        through.weights_path.write_bytes(whole[:1000])
+        with pytest.raises(CourseError, match='is damaged'): load_learner_of(through)
+        through.weights_path.unlink()
+        with pytest.raises(CourseError, match=r'run --data FOLDER --scale sample --arch tf_efficientnet_lite0 --epochs 2 --fresh'): load_learner_of(through)
+    finally: through.weights_path.write_bytes(whole)
 
 
 def test_two_processes_on_one_run(shapes, tmp_path):

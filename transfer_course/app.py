@@ -144,7 +144,7 @@ def describe(
     "What a run's net is, and how good"
     score,part = (run.test, 'test') if run.test else (run.valid, 'validation')
     lo,hi = (round(100*o) for o in score['interval'])
-    return (f"{run.arch.rpartition(':')[2]} ({run.arm}), trained on {run.data['split']['train']:,} photos at {run.settings['size']} px. "
+    return (f"{run.net} ({run.arm}), trained on {run.data['split']['train']:,} photos at {run.settings['size']} px. "
             f"It had {score['correct']:,} of {score['n']:,} {part} photos right: {100*score['acc']:.0f} %, or {lo} to {hi} % with 95 % confidence.")
 
 def _exported(path):
@@ -170,6 +170,7 @@ def open_classifier(
     if str(name).endswith('.pkl'):
         return Classifier(_exported(Path(name)), f'The exported learner {Path(name).name}.', None, 'An exported learner does not know which photos it was trained on.')
     run = find_run(str(name))
+    if run.settings.get('target') == 'text': raise CourseError(f"{run.name} reads texts, and this page tells classes apart: `transfer_course predict {run.name} picture.jpg` reads one.")
     learn = load_learner_of(run)
     try: return Classifier(learn, describe(run), find_neighbours(run, learn, folder, most))
     except CourseError as e:

@@ -94,7 +94,7 @@ def is_sound(
 
 # %% ../nbs/lib/38_cache.ipynb #a0edf828
 _NO_ROOM = {errno.ENOSPC: 'the disk is full', errno.EDQUOT: 'your quota is used up', errno.EFBIG: 'the file is too large for this disk',
-            errno.EROFS: "this disk can't be written to", errno.EACCES: "this folder can't be written to", errno.EPERM: "this folder can't be written to"}
+            errno.ENOTDIR: "a part of its path is a file", errno.ENOENT: "this folder can't be made", errno.EROFS: "this disk can't be written to", errno.EACCES: "this folder can't be written to", errno.EPERM: "this folder can't be written to"}
 
 def _discard(folder:Path):
     "Remove a folder in one step for all who look, then for good"

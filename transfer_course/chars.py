@@ -8,6 +8,7 @@ __all__ = ['TensorChars', 'EncodeChars', 'CharsBlock', 'show_results', 'TextSet'
 
 # %% ../nbs/lib/33_chars.ipynb #627bf8d5
 from dataclasses import asdict
+from functools import partial
 from .core import *
 from .captchas import *
 from .data import PICTURE_ENDINGS, DataSet, Split, hash_unit
@@ -122,7 +123,10 @@ class CaptchaStream(IterableDataset):
         seed:int=0, # Of the stream
         start:int=0, # The first batch: a stream that was stopped goes on here
         device:str='cpu', # Where to draw; a GPU wants num_workers=0
-    ): self.part,self.bs,self.style,self.seed,self.start,self.device = part, bs, style, seed, start, device
+        draw=None, # Draws them from (codes, index, style, seed), such as `render_package`; None: `render`
+    ):
+        self.part,self.bs,self.style,self.seed,self.start,self.device = part, bs, style, seed, start, device
+        self.draw = draw or partial(render, device=device)
 
     def __iter__(self): # -> (bs, 3, height, width) uint8 and (bs, length) whole numbers, batch after batch
         worker = get_worker_info()
@@ -130,7 +134,7 @@ class CaptchaStream(IterableDataset):
         while True:
             index = np.arange(k*self.bs, (k+1)*self.bs)
             codes = draw_texts(self.style, self.part, index, self.seed)
-            yield render(codes, index, self.style, self.seed, self.device), torch.tensor(codes, device=self.device)
+            yield self.draw(codes, index, self.style, self.seed).to(self.device), torch.tensor(codes, device=self.device)
             k += step
 
 # %% ../nbs/lib/33_chars.ipynb #59e3b9e8

@@ -6,8 +6,9 @@
 __all__ = ['FORMULAS', 'VERDICTS', 'RULES', 'QUANTITIES', 'CONDITIONS', 'SEEDS_SOONER', 'Claim', 'binomial_chance',
            'predictive_chance', 'fisher', 'fits', 'evaluate', 'show', 'Verdict', 'Rule', 'rule', 'agrees',
            'judge_arithmetic', 'judge_probability', 'judge_literature', 'misses', 'judge_count', 'witnesses', 'band',
-           'describe', 'nearest_runs', 'judge_rate', 'judge_ordering', 'judge_sooner', 'read_claims', 'write_facts',
-           'load_facts', 'judge', 'board', 'tally', 'board_text', 'article_figure', 'Stale', 'stale']
+           'describe', 'nearest_runs', 'judge_rate', 'judge_ordering', 'judge_sooner', 'read_claims', 'make_fact',
+           'likeness_fact', 'write_facts', 'load_facts', 'judge', 'board', 'tally', 'board_text', 'article_figure',
+           'Stale', 'stale']
 
 # %% ../nbs/lib/55_claims.ipynb #2b0cc310
 import ast, importlib.util, math, operator, re, statistics, tomllib
@@ -121,7 +122,9 @@ def show(
     if unit=='rate': return f'{100*x:.2f}'.rstrip('0').rstrip('.') + ' %'
     if unit=='difference': return f'{100*x:+.1f} points'
     if unit=='probability': return re.sub(r'e-0*', 'e-', f'{x:.2g}')
-    return f'{x:,}' + f' {unit}'*bool(unit) if float(x).is_integer() and isinstance(x, int) else f'{float(x):,.4g} {unit}'.strip()
+    if unit=='year': return str(round(x))
+    if float(x).is_integer() and isinstance(x, int): return f'{x:,}' + f' {unit}'*bool(unit)
+    return f"{float(x):{',.0f' if abs(x) >= 1e4 else '.4g'}} {unit}".strip()
 
 @dataclass
 class Verdict:
@@ -351,7 +354,7 @@ def _seeds(k): return f"{k} seed{'s'*(k!=1)}"
 
 def _run_command(c):
     arch = c.conditions.get('arch')
-    return f"transfer_course run {c.article} --scale {c.conditions.get('scale', 'quick')}" + (f' --arch {arch} --weights imagenet' if arch else '') + ' --seeds 3'
+    return f"transfer_course run {c.article} --scale {c.conditions.get('scale', 'quick')}" + (f' --arch {arch} --weights imagenet' if arch else '') + f' --seeds 3 && transfer_course claims {c.article} --own'
 
 @rule('rate', 'run', ('tolerance', 'conditions'), _run_command)
 def judge_rate(
@@ -399,7 +402,7 @@ def judge_ordering(
     def say(word, reason): return Verdict(claim, word, reason, **kw)
     if why := _unmet(claim, found): return say('not comparable', f'Measured under other conditions: {_join(why)}.')
     rising = sorted({r.arm for r in found if 'probe' not in r.arm and not r.plateaued()}) # a probe is fitted to the end
-    if rising: return say('not measured', f"The arm {' and '.join(rising)} was still improving when it stopped: a net stopped early loses by construction.")
+    if rising: return say('not measured', f"{'The arms' if len(rising) > 1 else 'The arm'} {' and '.join(rising)} {'were' if len(rising) > 1 else 'was'} still improving when stopped: a net stopped early loses by construction.")
     if kw['seeds']<3: return say('undecided', f"Only {_seeds(kw['seeds'])}: three at least show how far a result wanders.")
     from transfer_course.experiment import paired_difference
     d = paired_difference(a, b, part=part)
@@ -502,6 +505,25 @@ def _no_fact(facts:dict):
     def fits(f): return (isinstance(f, dict) and (number(f.get('value')) or isinstance(f.get('value'), str)) and isinstance(f.get('how'), str) and (f.get('n') is None or number(f['n']))
                          and (f.get('interval') is None or isinstance(f['interval'], (list, tuple)) and len(f['interval'])==2 and all(map(number, f['interval']))))
     return next((k for k,f in facts.items() if not fits(f)), None)
+
+def make_fact(
+    value, # A number, or words
+    how:str, # A phrase that says how it was found
+    n:int|None=None, # Pictures it rests on
+    interval=None, # 95 %
+) -> dict: # Without what was not given
+    "A counted fact as `write_facts` takes it"
+    value = value.item() if hasattr(value, 'item') else value # numpy's and torch's numbers are none to json
+    return {k: v for k,v in dict(value=value, how=how, n=n, interval=interval).items() if v is not None}
+
+def likeness_fact(
+    ds, # A `DataSet`
+    variant:str='', # Of the chapter's data, as its runs call it
+) -> dict: # Key to fact
+    "How sure a net of ImageNet's is what the pictures show: what `report.gains` sets leads against"
+    from transfer_course.models import imagenet_likeness
+    how = "mean of the highest of 1,000 probabilities that EfficientNet-Lite0 gives with its own classifier at 128 px, 300 pictures"
+    return {f"imagenet_likeness{'.'*bool(variant)}{variant}": make_fact(round(imagenet_likeness(ds), 3), how)}
 
 def write_facts(
     chapter:str, # Such as 'flowers'

@@ -20,7 +20,6 @@ def find_chapter(
     name:str # Such as 'flowers'
 ): # The chapter's module
     "A chapter's module by its name; an unknown one is a `CourseError`"
-    name = name.replace('-', '_')
     if name not in chapters(): raise unknown('chapter', name, chapters())
     return importlib.import_module(f'transfer_course.{name}')
 
@@ -122,10 +121,10 @@ def data(args):
         if args.set_aside: print(report.set_aside())
 
 def claims(args):
-    "The board: every claim and its verdict, from committed results"
-    if args.facts: return find_chapter(args.facts).facts()
+    "The board: every claim and its verdict, from committed results, or from your own too"
     from transfer_course.claims import board, board_text, stale
-    rows = stale() if args.stale else board(args.chapter and args.chapter.replace('-', '_'))
+    if args.facts: find_chapter(args.facts).facts()
+    rows = stale(args.own) if args.stale else board(args.facts or args.chapter, args.own)
     if args.json: print(json.dumps([o.to_dict() if hasattr(o, 'to_dict') else o for o in rows], indent=1, ensure_ascii=False))
     elif args.stale: print('\n'.join(map(str, rows)) or 'Every committed result was made by the code that is here.')
     else: print(board_text(rows))
@@ -186,6 +185,8 @@ def workbook(args):
     if any(o.left_alone for o in done.values()): raise CourseError("Some copies were left alone, see above: move them away, and run this again to get fresh ones.")
 
 # %% ../nbs/lib/80_cli.ipynb #76a6a828
+def _underscored(name): return name.replace('-', '_') # a chapter as its module has it: `dogs-vs-cats` will do
+
 def _parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog='transfer_course', description='A workbook on transfer learning: run its experiments, judge its claims, use it on your own photos.')
     sub = p.add_subparsers(required=True, metavar='COMMAND')
@@ -194,20 +195,21 @@ def _parser() -> argparse.ArgumentParser:
         c.set_defaults(f=f)
         return c.add_argument
     a = command(run)
-    a('chapter', nargs='?', help='such as flowers'); a('--data', metavar='FOLDER', help='your own photos: a folder a class')
+    a('chapter', nargs='?', type=_underscored, help='such as flowers'); a('--data', metavar='FOLDER', help='your own photos: a folder a class')
     a('--scale', help=' | '.join(SCALES)); a('--arch', help='a net by the name timm or torchvision gives it'); a('--weights', help='imagenet, random, a tag on the shelf, or a file')
     a('--epochs', type=int, help='epochs of the last phase of its schedule'); a('--seeds', help='how many (3), or which (0,4)'); a('--size', type=int, help='pixels of a side'); a('--bs', type=int, help='photos a batch')
     a('--resume', action='store_true', help='go on with what was stopped'); a('--fresh', action='store_true', help='run anew what is there')
     a('--commit', action='store_true', help="add the results to the course's own")
     a = command(runs)
-    a('chapter', nargs='?', help='this chapter only'); a('--list', action='store_true', help='only say which'); a('--stale', action='store_true', help='those that older code made too')
+    a('chapter', nargs='?', type=_underscored, help='this chapter only'); a('--list', action='store_true', help='only say which'); a('--stale', action='store_true', help='those that older code made too')
     a('--commit', action='store_true', help="add the results to the course's own")
     a = command(data)
     a('name', nargs='?', help='a data set, or a folder; none lists them'); a('--scale', help=' | '.join(SCALES)); a('--check', action='store_true', help='look for damaged, odd and duplicate pictures')
     a('--set-aside', action='store_true', help='leave out what the check found; nothing is deleted')
     a = command(claims)
-    a('chapter', nargs='?', help='this chapter only'); a('--json', action='store_true', help='as data'); a('--stale', action='store_true', help='results of older code')
-    a('--facts', metavar='CHAPTER', help="count a chapter's facts again, into data/results")
+    a('chapter', nargs='?', type=_underscored, help='this chapter only'); a('--json', action='store_true', help='as data'); a('--stale', action='store_true', help='results of older code')
+    a('--own', action='store_true', help='your own runs too')
+    a('--facts', metavar='CHAPTER', type=_underscored, help="count a chapter's facts again, into data/results, and show its board")
     a = command(predict)
     a('run', help='its name, or its JSON'); a('pictures', nargs='+', metavar='PICTURE')
     a = command(submit)

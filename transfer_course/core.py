@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SCALES', 'CourseError', 'nearest', 'unknown', 'course_path', 'runs_path', 'shelf_path', 'sweep', 'atomic',
-           'write_json', 'read_json', 'locked', 'sha256', 'fingerprint', 'get_scale', 'seed_everything', 'get_device',
-           'processor_kind', 'Numerics', 'choose_numerics', 'keep_freed_memory', 'release_memory', 'versions',
-           'machine', 'code_hash', 'code_state', 'progress']
+           'write_json', 'read_json', 'locked', 'sha256', 'short_arch', 'fingerprint', 'get_scale', 'seed_everything',
+           'get_device', 'processor_kind', 'Numerics', 'choose_numerics', 'keep_freed_memory', 'release_memory',
+           'versions', 'machine', 'code_hash', 'code_state', 'progress']
 
 # %% ../nbs/lib/00_core.ipynb #95a9b843
 import ast, difflib, functools, glob, hashlib, json, os, platform, random, re, shutil, subprocess, sys
@@ -161,6 +161,12 @@ def sha256(
 ) -> str: # 64 hexadecimal digits
     "SHA-256 of a file's contents"
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
+
+def short_arch(
+    arch:str # A net's name, with its library before a colon or without
+) -> str: # Without
+    "The name for file names and figures"
+    return arch.rpartition(':')[2]
 
 def fingerprint(
     obj, # Anything json can hold

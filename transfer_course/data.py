@@ -6,9 +6,9 @@
 __all__ = ['PICTURE_ENDINGS', 'PARTS', 'MAX_MEMORY', 'MAX_RATIO', 'TRIES', 'PAUSE', 'PROBLEMS', 'data_sets', 'natural_key',
            'DataSet', 'aside_path', 'own_data', 'open_picture', 'unpack', 'archive_sha256', 'get_archive',
            'read_credits', 'get_data', 'Split', 'stem_key', 'hash_unit', 'split_by_hash', 'split_by_folder',
-           'first_of_each', 'write_held_out', 'name_list', 'held_out', 'random_split', 'split_flowers_article',
-           'split_sample', 'few_per_class', 'get_split', 'known_problems', 'Check', 'check', 'difference_hash',
-           'near_copies', 'write_sample']
+           'first_of_each', 'name_list', 'held_out', 'random_split', 'split_flowers_article', 'split_sample',
+           'few_per_class', 'get_split', 'known_problems', 'Check', 'check', 'difference_hash', 'near_copies',
+           'write_sample']
 
 # %% ../nbs/lib/20_data.ipynb #031e6873
 import csv, gzip, hashlib, io, os, re, shutil, stat, sys, tarfile, time, tomllib, zipfile
@@ -599,15 +599,6 @@ def first_of_each(
     "The first `n` pictures of each class"
     return sorted(o for c in ds.classes for o in sorted((o for o in ds.names if ds.labels[o]==c), key=key)[:n])
 
-def write_held_out(
-    ds:DataSet, # The whole of Kaggle's flowers
-    folder:Path|None=None, # None is the course's `data/splits`
-):
-    "Write the two lists of held-out flowers: by a file manager's order and by plain order"
-    for name,key,order in [('flowers_test', natural_key, "a file manager's order (numbers by value)"), ('flowers_test_plain', None, 'plain string order')]:
-        with atomic((folder or course_path('data', 'splits'))/f'{name}.txt') as tmp:
-            tmp.write_text(f'# Kaggle alxmamaev/flowers-recognition: the first 50 of each class in {order}\n' + '\n'.join(first_of_each(ds, 50, key)) + '\n', encoding='utf-8')
-
 def name_list(
     name:str # A list in `data/splits`, such as 'flowers_test'
 ) -> list: # Its names; lines that begin with '#' are for people
@@ -785,7 +776,8 @@ class Check:
         text += f": {len(exact)} groups of exact duplicates, {len(crossed)} of them under two labels" if exact else ': no exact duplicates'
         text += ''.join(f', {count[o]:,} {words}' for o,words in dict(unreadable='unreadable', tiny='tiny', huge='huge', stretched='stretched', mode='not RGB', rotated='lying on their side', known='on public lists of doubtful labels').items() if count[o])
         aside = len(self._aside())
-        return text + (f". {aside} would be set aside (`set_aside()`)." if aside else '. None would be set aside.')
+        text += f". {aside} would be set aside (`set_aside()`)." if aside else '. None would be set aside.'
+        return '\n'.join([text, *(f"{o['name']}: {o['detail']}" for o in self._rows if o['problem']=='known')])
 
     def _aside(self):
         order = list(PROBLEMS)

@@ -4,18 +4,18 @@
 
 # %% auto #0
 __all__ = ['POLICIES', 'ARMS', 'OPTIMIZERS', 'wilson', 'mean_interval', 'paired_bootstrap', 'Run', 'read_run', 'load_runs',
-           'find_run', 'right_answers', 'paired_difference', 'stable_after', 'early_stop', 'Phase', 'Schedule',
-           'plateau_lr', 'Experiment', 'answer_rows', 'write_answers', 'say_epoch', 'load_learner_of', 'predict',
-           'export', 'commit_run']
+           'committed_runs', 'largest_group', 'find_run', 'right_answers', 'paired_difference', 'stable_after',
+           'noise_of', 'settled_after', 'early_stop', 'Phase', 'Schedule', 'plateau_lr', 'Experiment', 'answer_rows',
+           'write_answers', 'say_epoch', 'require_weights', 'load_learner_of', 'predict', 'export', 'commit_run']
 
 # %% ../nbs/lib/50_experiment.ipynb #954a0de5
-import datetime, re, shutil, sys, time, warnings
+import datetime, json, re, shutil, sys, time, warnings
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import NormalDist
 import numpy as np
-from fastcore.basics import patch
+from fastcore.basics import groupby, listify, patch
 from .core import *
 from .data import *
 
@@ -78,6 +78,9 @@ class Run:
         return f"Run({self.name}: {self.status}, {len(self.epochs)} epochs, valid {rate(v)}, test {rate(t)})"
 
     def save(self): write_json(self.path, self.d)
+
+    @property
+    def net(self) -> str: return short_arch(self.arch)
 
     @property
     def answers_path(self): return self.path.with_name(f'{self.name}.answers.csv.gz')
@@ -182,10 +185,31 @@ def load_runs(
     conds = {**(where or {}), **fields}
     return [r for _,r in sorted(found.items()) if all(_get(r.d, k) == v for k,v in conds.items())]
 
+def committed_runs(
+    chapter:str, # Such as 'flowers'
+    arms:tuple, # All of these, or nothing
+    arch:str|None=None, # A net, by its short name; None: any
+    scale:str='quick', # Of the runs
+    **settings # What they were asked for, such as `size=192, schedule='fine_tune3'`
+) -> list: # Of `Run`, finished; empty until each arm has one
+    "The course's own runs of some arms under the same settings"
+    runs = load_runs(chapter, own=False, scale=scale, status='finished', where={f'settings.{k}': v for k,v in settings.items()})
+    runs = [r for r in runs if r.arm in arms and arch in (None, r.net)]
+    return runs if {r.arm for r in runs} == set(arms) else []
+
+def largest_group(
+    runs, # Finished, of any experiments
+    arms:tuple, # All of these, or nothing
+) -> list: # Of `Run`; empty if no experiment has all arms
+    "The runs of these arms in the experiment with most pixels, then most epochs"
+    groups = groupby((r for r in runs if r.arm in arms), 'group').values()
+    return max((g for g in groups if {r.arm for r in g} == set(arms)), key=lambda g: (np.prod(g[0].settings['size']), len(g[0].epochs)), default=[])
+
 def find_run(
     name:str, # A run's name, or a path to its JSON
 ) -> Run: # Finished or not
     "A run by its name, in any chapter, the reader's own first; an unknown one is a `CourseError`"
+    name = str(name)
     if name.endswith('.json') and Path(name).exists(): return read_run(name)
     paths = {p.stem: p for root in (course_path('data', 'results'), runs_path()) for folder in root.glob('*/') for p in _run_files(folder)}
     if name not in paths: raise unknown('run', name, paths) if paths else CourseError(f"There is no run '{name}', nor any other yet: `transfer_course run flowers` makes some.")
@@ -228,6 +252,26 @@ def stable_after(
     outside = np.flatnonzero(~(abs(x - x[-max(1, len(x)//5):].mean()) <= within + 1e-9)) # .91 less .9 is a little more than .01
     first = outside[-1]+2 if len(outside) else 1
     return int(first) if first <= len(x) else None
+
+def noise_of(
+    acc:float, # Accuracy, 0 to 1
+    n:int, # Photos
+    epochs:int=1, # So many looks shall all lie inside
+    level:float=.95, # Chance that they do
+) -> float: # In accuracy, to either side
+    "How far an accuracy on `n` photos strays by the choice of photos alone"
+    z = NormalDist().inv_cdf(1-(1-level)/(2*epochs))
+    return z*(max(acc*(1-acc), 1/(4*n))/n)**.5
+
+def settled_after(
+    curve, # Validation accuracies, one an epoch
+    n:int, # Validation photos
+    within:float=.01, # Of the final mean, to either side, before the noise
+) -> int|None: # Epochs; None where even the last one lies outside
+    "`stable_after` with a band that is widened by the validation part's own noise: all epochs of a net that stands still lie in it 95 times of 100"
+    x = np.asarray(list(curve), float)
+    final = x[-max(1, len(x)//5):].mean()
+    return stable_after(x, within + noise_of(final, n, len(x)))
 
 # %% ../nbs/lib/50_experiment.ipynb #7c64b15d
 def early_stop(
@@ -280,7 +324,8 @@ class Schedule:
     @classmethod
     def fine_tune(cls, epochs:int, base_lr:float=2e-3, freeze_epochs:int=1, lr_mult:float=100, pct_start:float=0.3, div:float=5.):
         "fastai's `Learner.fine_tune` with its own defaults"
-        return cls(f'fine_tune{epochs}', (Phase(freeze_epochs, (None, base_lr), True, .99), Phase(epochs, (base_lr/2/lr_mult, base_lr/2), False, pct_start, div)))
+        given = dict(lr=(base_lr, 2e-3), freeze=(freeze_epochs, 1), mult=(lr_mult, 100), pct=(pct_start, .3), div=(div, 5.))
+        return cls(f'fine_tune{epochs}' + ''.join(f'-{k}{v:g}' for k,(v,usual) in given.items() if v != usual), (Phase(freeze_epochs, (None, base_lr), True, .99), Phase(epochs, (base_lr/2/lr_mult, base_lr/2), False, pct_start, div)))
 
     @classmethod
     def one_cycle(cls, epochs:int, lr:float=1e-3):
@@ -364,7 +409,7 @@ class Experiment:
     @property
     def group(self) -> str: # What all arms and seeds share
         "The name of the comparison"
-        arch = self.arch.rpartition(':')[2] + ('' if self.weights in ('imagenet', 'random') else f'.{Path(self.weights).stem}')
+        arch = short_arch(self.arch) + ('' if self.weights == 'imagenet' else f'.{Path(self.weights).stem}')
         extra = {f'n{self.per_class}': self.per_class, self.head: self.head!='fastai', self.method: self.method!='squish', self.opt: self.opt!='adam', f'wd{self.wd}': self.wd is not None,
                  self.augment: self.augment!='none', 'weighted': self.class_weights, f'smooth{self.smoothing:g}': self.smoothing, self.variant: self.variant}
         size = f'{self.size[1]}x{self.size[0]}' if isinstance(self.size, tuple) else self.size
@@ -420,7 +465,7 @@ def _new_run(self:Experiment, arm:str, seed:int) -> Run:
     d = dict(format=1, chapter=self.chapter, name=self.name(arm, seed), group=self.group, scale=self.scale, arm=arm, seed=seed, arch=arch, status='running',
              settings=self._settings(seed), weights=weights.to_dict(),
              data=dict(self.dataset.info, split=dict(name=split.name, **split.sizes, fingerprint=split.fingerprint)),
-             numerics=asdict(choose_numerics(arch)), machine=machine(), versions=versions(), code=code_state(['core', 'data', 'models', 'experiment']),
+             numerics=asdict(choose_numerics(arch)), machine=machine(), versions=versions(), code=code_state(['core', 'data', 'models', 'precompute', 'experiment'] + ['captchas', 'chars']*(self.target == 'text')),
              parameters=None, epochs=[], best_epoch=None, kept_epoch=None, valid=None, test=None, setup_seconds=None, seconds=None, peak_memory_mb=None)
     return Run(d, runs_path(self.chapter, f"{d['name']}.json"))
 
@@ -451,6 +496,7 @@ def _begin(self:Experiment, arm:str, seed:int, resume:bool, fresh:bool): # -> (R
         state = _read_checkpoint(new)
         old = Run(state.pop('run'), new.path)
     differ = [k for k in (new.settings | old.settings) if old.settings.get(k) != new.settings.get(k)] + [k for k in ('fingerprint',) if old.data['split'][k] != new.data['split'][k]]
+    if old.weights['asked'] != new.weights['asked'] or all(o.weights['sha256'] for o in (old, new)) and old.weights['sha256'] != new.weights['sha256']: differ.append('set of weights')
     if differ: raise CourseError(f"The run {new.name} is there with another {differ[0]} than asked for now: --fresh runs it anew, and the old one is lost.")
     if old.status == 'finished': return old, None
     if not resume: raise CourseError(f"The run {new.name} was stopped after {len(old.epochs)} of {self.schedule.epochs} epochs: --resume goes on with it, --fresh starts it anew.")
@@ -470,6 +516,7 @@ def _learner(self:Experiment, run:Run, split:Split, head:str):
     if self.method == 'squish': dls = self._decoded(dls) # cropping and padding are random in training
     learn = models.transfer_learner(dls, run.arch, self.found_weights, ARMS[run.arm]['load'], head, Numerics(**run.numerics), opt_func=getattr(models, OPTIMIZERS[self.opt]), wd=self.wd)
     if self.class_weights or self.smoothing: learn.add_cb(models.TrainingLoss(self._class_weights(split), self.smoothing))
+    if ARMS[run.arm]['load']: run.d['weights'] = self.found_weights.to_dict() # a download has its hash by now
     run.d['setup_seconds'] = time.perf_counter()-t0
     return learn
 
@@ -501,7 +548,7 @@ def _train(self:Experiment, learn, run:Run, state:dict|None, say):
     frozen,before = run.arm=='frozen', [0., run.epochs[-1]['total_seconds'] if run.epochs else 0.]
     def on_epoch(_, row): # may come from a learner for the upper layers, which shares all with `learn`
         run.epochs.append(dict(epoch=len(run.epochs), phase=i, **row, total_seconds=before[1] + time.perf_counter()-before[0]))
-        if self._is_best(run) and self.keep == 'best': _save_weights(learn, _best(run))
+        if self._is_best(run) and self.keep == 'best': _save_weights(learn, _best(run), self.dataset.classes)
         with atomic(_checkpoint(run), sync=False) as tmp: torch.save(dict(training_state(learn), run=run.d), tmp)
         run.save()
         say(run, run.epochs[-1])
@@ -539,9 +586,9 @@ def _is_over(self:Experiment, run:Run) -> bool:
     acc = [e['valid_acc'] for e in run.epochs]
     return bool(self.patience and acc and len(acc)-1-acc.index(max(acc)) >= self.patience)
 
-def _save_weights(learn, path:Path):
+def _save_weights(learn, path:Path, classes):
     from safetensors.torch import save # `save_file` makes a temporary file of its own, which a kill would leave
-    with atomic(path, sync=False) as tmp: tmp.write_bytes(save({k: v.detach().cpu().contiguous() for k,v in learn.model.state_dict().items()}))
+    with atomic(path, sync=False) as tmp: tmp.write_bytes(save({k: v.detach().cpu().contiguous() for k,v in learn.model.state_dict().items()}, dict(classes=json.dumps(list(classes)))))
 
 # %% ../nbs/lib/50_experiment.ipynb #c6bd5e15
 @patch
@@ -642,7 +689,7 @@ def _finish(self:Experiment, learn, run:Run, split:Split):
     if self.keep == 'best' and _best(run).exists():
         from safetensors.torch import load_file
         learn.model.load_state_dict(load_file(_best(run)))
-    _save_weights(learn, run.weights_path)
+    _save_weights(learn, run.weights_path, self.dataset.classes)
     rows = self._answer(learn, 'valid', split.valid, learn.dls.valid)
     write_answers(run.answers_path, rows)
     run.d.update(valid=_score(rows, self.dataset.classes), seconds=run.epochs[-1]['total_seconds'], status='finished')
@@ -727,14 +774,26 @@ def run(self:Experiment,
     return self.open_test(runs)
 
 # %% ../nbs/lib/50_experiment.ipynb #47b99ad6
+def require_weights(
+    run:Run # Finished
+):
+    "A `CourseError` where a run's weights are missing or are of other classes"
+    from safetensors import safe_open
+    if not run.weights_path.exists():
+        what = '--data FOLDER' if run.chapter == 'own' else run.chapter
+        raise CourseError(f"The weights of {run.name} are not on this machine: results that came with the course hold none. `transfer_course run {what} --scale {run.scale} --arch {run.net} --epochs {len([e for e in run.epochs if e['phase'] == run.epochs[-1]['phase']])} --fresh` trains it here.")
+    try:
+        with safe_open(run.weights_path, 'pt') as f: kept = (f.metadata() or {}).get('classes')
+    except Exception as e: raise CourseError(f"{run.weights_path} is damaged ({' '.join(str(e).split())[:200]}): run {run.name} again with --fresh.") from None
+    if kept and json.loads(kept) != run.settings['classes']: raise CourseError(f"{run.weights_path} tells {', '.join(json.loads(kept))} apart, and {run.name} knows {', '.join(run.settings['classes'])}: the file belongs to another run.")
+
 def load_learner_of(
     run:Run # Finished, its weights beside it
 ): # -> Learner
     "The trained learner of a run, ready to predict"
     from safetensors.torch import load_file
     from transfer_course.models import Weights, empty_loaders, transfer_learner
-    if not run.weights_path.exists():
-        raise CourseError(f"The weights of {run.name} are not on this machine: results that came with the course hold none. `transfer_course run {run.chapter} --scale {run.scale} --fresh` trains it here.")
+    require_weights(run)
     s = run.settings
     w = Weights('random', 'run', False, s['normalize']['mean'], s['normalize']['std'], kwargs=s['arch_kwargs'])
     numerics = Numerics(**run.numerics)
@@ -748,10 +807,10 @@ def load_learner_of(
 
 def predict(
     run:Run, # Finished
-    pictures # Paths
+    pictures # Paths, or one
 ) -> list: # A dict a picture: picture, pred, confidence, probs (class -> probability); where texts are read, chars in place of probs
     "What a run's net takes pictures for"
-    paths = [Path(p) for p in pictures]
+    paths = [Path(p) for p in listify(pictures)]
     for p in paths:
         if not p.is_file(): raise CourseError(f"There is no picture {p}.")
         _refuse_other_size(run, p, open_picture(p).size) # a damaged one is told by name, before the net starts

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['describe', 'is_random', 'Rows', 'RowsDL', 'same_dice', 'hash_files', 'decode', 'split_model', 'FrozenInEval',
-           'ReleaseMemory']
+           'OnActivations', 'HeadLearner']
 
 # %% ../nbs/lib/40_precompute.ipynb #7dabffbf
 import contextlib, hashlib, os, random, re, warnings, PIL, fastai, timm, torchvision
@@ -15,17 +15,35 @@ from .models import *
 from fastai.vision.all import *
 from copy import copy, deepcopy
 from torch import fx
+from types import CodeType
 
 # %% ../nbs/lib/40_precompute.ipynb #47263ce8
-def _plain(o):
+_LIBRARIES = {'builtins', 'fastai', 'fastcore', 'numpy', 'PIL', 'timm', 'torch', 'torchvision', 'transfer_course'}
+
+def _plain(o, seen=()): # seen: functions that are being written
     "A value that json can hold: equal values, equal results, in any process"
     if isinstance(o, (str, int, float, bool, type(None))): return o
     if isinstance(o, Enum): return o.name
     if isinstance(o, torch.Tensor): return [list(o.shape), o.detach().cpu().flatten().tolist()]
-    if isinstance(o, dict): return {str(k): _plain(v) for k,v in o.items()}
-    if isinstance(o, (list, tuple, L, set)): return [_plain(v) for v in (sorted(o) if isinstance(o, set) else o)]
-    if isinstance(o, (type, FunctionType, MethodType)) or not hasattr(o, '__dict__'): return f"{getattr(o, '__module__', '')}.{getattr(o, '__qualname__', repr(o))}"
+    if isinstance(o, dict): return {str(k): _plain(v, seen) for k,v in o.items()}
+    if isinstance(o, (list, tuple, L)): return [_plain(v, seen) for v in o]
+    if isinstance(o, (set, frozenset)): return sorted(map(repr, o))
+    if isinstance(o, MethodType): return f'{_plain(o.__self__, seen)}.{o.__name__}' + _written(o.__func__, seen)
+    if isinstance(o, (type, FunctionType)) or not hasattr(o, '__dict__'): return f"{getattr(o, '__module__', '')}.{getattr(o, '__qualname__', repr(o))}" + _written(o, seen)
     return describe(o)
+
+def _written(o, seen=()) -> str:
+    "A hash of what a function or class does that no version stands for; '' for those of the libraries"
+    if (getattr(o, '__module__', None) or 'builtins').partition('.')[0] in _LIBRARIES or any(o is f for f in seen): return ''
+    if isinstance(o, FunctionType): return ' ' + fingerprint(_code(o, (*seen, o)))
+    if isinstance(o, type): return ' ' + fingerprint([_plain(f, (*seen, o)) for c in o.__mro__ for f in vars(c).values() if isinstance(f, FunctionType)])
+    return ''
+
+def _code(f, seen) -> list:
+    "Byte code, constants, defaults, and the values that a function takes from outside"
+    def of(c): return [c.co_code.hex(), list(c.co_names), [of(o) if isinstance(o, CodeType) else _plain(o) for o in c.co_consts]]
+    outside = {k: v for k,v in f.__globals__.items() if k in f.__code__.co_names and isinstance(v, (str, int, float, tuple, FunctionType))}
+    return [of(f.__code__), *(_plain(o, seen) for o in (f.__defaults__, f.__kwdefaults__, outside, [c.cell_contents for c in f.__closure__ or ()]))]
 
 def describe(
     tfm # A transform, or a pipeline of them
@@ -36,11 +54,12 @@ def describe(
     given = getattr(tfm, '__stored_args__', None)
     state = {k: getattr(tfm, k, None) for k in given} if given else {k: v for k,v in vars(tfm).items() if not k.startswith('_')}
     if type(tfm) is Transform: state = dict(function=_plain(next(iter(_functions(tfm)), None)))
+    elif own := _written(type(tfm)): state['written'] = own + ''.join(_written(f) for f in _functions(tfm))
     return {f'{type(tfm).__module__}.{type(tfm).__qualname__}': {k: _plain(v) for k,v in sorted(state.items()) if k not in ('init_enc', 'split_idx', 'before_call')}}
 
 def _functions(tfm) -> list:
     "The functions that were made into a transform"
-    return [getattr(m, 'implementation', m) for m in getattr(tfm.encodes, 'methods', [tfm.encodes])]
+    return [getattr(m, 'implementation', m) for m in getattr(getattr(tfm, 'encodes', None), 'methods', [getattr(tfm, 'encodes', None)])]
 
 def is_random(
     tfm # A transform
@@ -312,16 +331,20 @@ def split_model(
     return _halves(model, nodes, i)
 
 # %% ../nbs/lib/40_precompute.ipynb #1f4c7034
+def _autocasts(cb, learn) -> bool: # fastai autocasts for CUDA alone
+    "Does this callback run the net in half precision, here?"
+    return isinstance(cb, MixedPrecision) and torch.device(learn.dls.device or 'cpu').type == 'cuda'
+
 def _precision(learn) -> tuple: # dtype of autocast or None, channels_last
     "What a learner evaluates in"
     for cb in learn.cbs:
         if isinstance(cb, UseNumerics): return (torch.bfloat16 if cb.numerics.evaluate == 'bf16' else None), cb.numerics.channels_last
-        if isinstance(cb, MixedPrecision): return (torch.bfloat16 if 'bf16' in str(getattr(cb, 'amp_mode', '')).lower() else torch.float16), False
+        if _autocasts(cb, learn): return (torch.bfloat16 if 'bf16' in str(getattr(cb, 'amp_mode', '')).lower() else torch.float16), False
     return None, False
 
 def _trains_in_half(learn) -> bool:
     "Will training run under autocast?"
-    return any(isinstance(cb, MixedPrecision) or isinstance(cb, UseNumerics) and cb.numerics.train == 'bf16' for cb in learn.cbs)
+    return any(_autocasts(cb, learn) or isinstance(cb, UseNumerics) and cb.numerics.train == 'bf16' for cb in learn.cbs)
 
 def _weights_hash(model:nn.Module) -> str:
     "A fingerprint of every number in a net, and of what it does with them"
@@ -422,7 +445,7 @@ def _frozen(learn) -> set:
 def _say_what_sleeps(below:nn.Module):
     "Layers that behave otherwise in training are in evaluation mode now: said where it changes more than batch norms"
     drops = [m for m in below.modules() if ('drop' in type(m).__name__.lower()) and getattr(m, 'p', getattr(m, 'drop_prob', 0))]
-    if drops: warnings.warn(f"{len(drops)} dropout layers lie in the frozen part: computed once, it is in evaluation mode, and they do nothing.", stacklevel=3)
+    if drops: warnings.warn(f"The frozen part has dropout ({len(drops)} layers): computed once, it is in evaluation mode, and they do nothing.", stacklevel=3)
 
 class FrozenInEval(Callback):
     "Keep some layers in evaluation mode and untrained, batch norms too, while the rest trains: what precomputed layers do, without a cache"
@@ -438,9 +461,18 @@ class FrozenInEval(Callback):
     def after_fit(self):
         for p in self.free: p.requires_grad_(True)
 
-class ReleaseMemory(Callback):
-    "Give freed memory back after each epoch: small batches by the thousand leave holes that later ones don't fit into, a quarter of a megabyte each"
-    def after_epoch(self): release_memory()
+class OnActivations(Callback):
+    "For training on activations: refuses what wants pictures, and gives freed memory back after each epoch"
+    order = MixHandler.order - 1
+    def before_fit(self):
+        if mixes := [type(o).__name__ for o in self.learn.cbs if isinstance(o, MixHandler)]: raise CourseError(f"{mixes[0]} mixes pictures, and what trains here are layers above the frozen ones, on activations: train without precompute, or without it.")
+
+    def after_epoch(self): release_memory() # small batches by the thousand leave holes that later ones don't fit into, a quarter of a megabyte each
+
+class HeadLearner(Learner):
+    "Trains the layers above precomputed ones. What it learns, the learner it came from knows: that one takes pictures"
+    def _takes_no_pictures(self, *args, **kwargs): raise CourseError("This learner takes activations, not pictures: ask the one that precompute() was called on; it knows what was learned.")
+    predict = export = show_results = _takes_no_pictures
 
 @patch
 def precompute(self:Learner,
@@ -459,11 +491,11 @@ def precompute(self:Learner,
     if any(x is None for x,_ in parts): return _twin(self, dls, self.model, [FrozenInEval(below)])
     dtype = None if _trains_in_half(self) else torch.float32 # the lower half may have been run in another precision than the upper one trains in
     loaders = [_rows_loader(dl, Rows(x, _targets(dl), views=views or 1 if i == 0 else 1, dtype=dtype), after_batch=Pipeline()) for i,(x,dl) in enumerate(parts)]
-    return _twin(self, type(dls)(*loaders, path=dls.path, device=dls.device), above, [ReleaseMemory()])
+    return _twin(self, type(dls)(*loaders, path=dls.path, device=dls.device), above, [OnActivations()], HeadLearner)
 
-def _twin(learn, dls, model, cbs) -> Learner:
+def _twin(learn, dls, model, cbs, cls=Learner) -> Learner:
     "Another learner with the same settings, callbacks and optimizer"
-    res = Learner(dls, model, learn.loss_func, learn.opt_func, learn.lr, learn.splitter, metrics=list(learn.metrics), path=learn.path, model_dir=learn.model_dir,
+    res = cls(dls, model, learn.loss_func, learn.opt_func, learn.lr, learn.splitter, metrics=list(learn.metrics), path=learn.path, model_dir=learn.model_dir,
                   wd=learn.wd, wd_bn_bias=learn.wd_bn_bias, train_bn=learn.train_bn, moms=learn.moms, default_cbs=False)
     res.add_cbs([copy(o) for o in learn.cbs] + cbs)
     res.opt,res.create_mbar,res.logger = learn.opt, learn.create_mbar, learn.logger

@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from .core import *
-from .claims import VERDICTS, article_figure, band, show, tally, witnesses
+from .claims import VERDICTS, article_figure, load_facts, band, show, tally, witnesses
 from .experiment import load_runs, paired_difference
 
 # %% ../nbs/lib/60_report.ipynb #b536f2a9
@@ -65,8 +65,6 @@ def _groups(runs):
     return out
 
 # %% ../nbs/lib/60_report.ipynb #0362d440
-def _net(run): return run.arch.rpartition(':')[2]
-
 def _weights(run):
     "Whose weights a run began from, in a few words"
     w = run.weights
@@ -94,7 +92,7 @@ def caption(
     split, data = runs[0].data['split'], runs[0].data
     photos = sorted({r.data['split']['train'] for r in runs})
     trained = f'{photos[0]:,}' if len(photos)==1 else f'{photos[0]:,} to {photos[-1]:,}'
-    parts = [f"Scale {', '.join(dict.fromkeys(r.scale for r in runs))}", _count(len({r.seed for r in runs}), 'seed'), ', '.join(dict.fromkeys(_net(r) for r in runs))]
+    parts = [f"Scale {', '.join(dict.fromkeys(r.scale for r in runs))}", _count(len({r.seed for r in runs}), 'seed'), ', '.join(dict.fromkeys(r.net for r in runs))]
     if said: parts.append(f"weights: {', '.join(said)}")
     parts.append(f"{data['name']}: {trained} training, {split['valid']:,} validation and {split['test']:,} test {_things(data)}" + (f", {data['recoded']}" if data.get('recoded') else ''))
     unfinished = sum(r.status!='finished' for r in runs)
@@ -133,7 +131,7 @@ def _row(runs, part, article):
     mean,lo,hi = band([r.d[part]['acc'] for r in done], n) if done else (None,)*3
     seeds = f'{len(done)}' if len(done)==len(runs) else f'{len(done)} of {len(runs)}'
     texts = [r.d[part]['text']['acc'] for r in done if 'text' in r.d[part]] # where texts are read, the accuracy beside it is that of characters
-    return {'arm': runs[0].arm, 'net': _net(runs[0]), 'weights': _weights(runs[0]), 'accuracy': f'{100*mean:.1f} %' if done else '–',
+    return {'arm': runs[0].arm, 'net': runs[0].net, 'weights': _weights(runs[0]), 'accuracy': f'{100*mean:.1f} %' if done else '–',
             'interval': f'{100*lo:.1f}–{100*hi:.1f} %' if done else '–', **({'whole texts': _about([100*o for o in texts], ' %', 1)} if texts else {}), 'photos': n or '–', 'seeds': seeds, 'epochs': _about([len(r.epochs) for r in runs]),
             'seconds': _about([r.seconds for r in done if r.seconds is not None]), 'article': show(article, 'rate') or '–'}
 
@@ -212,7 +210,7 @@ def plot_curves(
     axs = fig.subplots(1, len(groups), sharey=True, squeeze=False)[0]
     for ax,group in zip(axs, groups.values()):
         _draw_curves(ax, group, x, y, article)
-        ax.set_title(f"{_net(group[0])}, {_size(group[0])}")
+        ax.set_title(f"{group[0].net}, {_size(group[0])}")
         ax.label_outer()
     _curve_legend(fig, runs, article, width)
     band = 'Line: mean of the seeds; band: from the lowest seed to the highest'
@@ -399,7 +397,7 @@ def gains(
     chapters=None, # Names; None: all with committed results
     part:str='valid', # 'valid' or 'test'
     own:bool=False, # The reader's own runs too
-) -> pd.DataFrame: # chapter, net, arm ('pretrained' or 'frozen'), group, photos (to train on), seeds, acc, random (accuracies), gain, lo, hi, epochs (of the random arm), epochs_needed (by the other; nan if it never got there), plateaued
+) -> pd.DataFrame: # chapter, net, arm ('pretrained' or 'frozen'), group, photos (to train on), seeds, acc, random (accuracies), gain, lo, hi, epochs (of the random arm), epochs_needed (by the other; nan if it never got there), plateaued, likeness (to ImageNet, as `models.imagenet_likeness` has it), variant
     "The lead over random weights in each comparison of committed runs, the largest first"
     chapters = chapters or sorted(p.name for p in course_path('data', 'results').glob('*/') if p.name != 'bench')
     rows = []
@@ -407,7 +405,7 @@ def gains(
         for group,runs in _groups(load_runs(chapter, own=own, status='finished')).items():
             of = lambda arm: [r for r in runs if r.arm==arm and r.d.get(part)]
             rows += [_gain(chapter, group, arm, of(arm), of('random'), part) for arm in ('pretrained', 'frozen') if {r.seed for r in of(arm)} & {r.seed for r in of('random')}]
-    columns = ['chapter', 'net', 'arm', 'group', 'photos', 'seeds', 'acc', 'random', 'gain', 'lo', 'hi', 'epochs', 'epochs_needed', 'plateaued']
+    columns = ['chapter', 'net', 'arm', 'group', 'photos', 'seeds', 'acc', 'random', 'gain', 'lo', 'hi', 'epochs', 'epochs_needed', 'plateaued', 'likeness', 'variant']
     return pd.DataFrame(rows, columns=columns).sort_values('gain', ascending=False, ignore_index=True)
 
 def _gain(chapter, group, arm, runs, random, part):
@@ -416,31 +414,37 @@ def _gain(chapter, group, arm, runs, random, part):
     d = paired_difference(runs, random, part, n_boot=2000)
     level = mean(random, lambda r: r.valid['acc'])
     needed = [r.time_to(level) for r in runs]
-    return dict(chapter=chapter, net=_net(random[0]), arm=arm, group=group, photos=random[0].data['split']['train'], seeds=d['seeds'], acc=mean(runs, lambda r: getattr(r, part)['acc']), random=mean(random, lambda r: getattr(r, part)['acc']),
-                gain=d['diff'], lo=d['lo'], hi=d['hi'], epochs=mean(random, lambda r: len(r.epochs)), epochs_needed=statistics.fmean(o[0] for o in needed) if all(needed) else float('nan'), plateaued=all(r.plateaued() for r in random))
+    variant,facts = random[0].settings.get('variant') or '', load_facts(chapter).get('facts', {})
+    likeness = facts.get(f'imagenet_likeness.{variant}', facts.get('imagenet_likeness', {})).get('value', float('nan'))
+    return dict(chapter=chapter, net=random[0].net, arm=arm, group=group, photos=random[0].data['split']['train'], seeds=d['seeds'], acc=mean(runs, lambda r: getattr(r, part)['acc']), random=mean(random, lambda r: getattr(r, part)['acc']),
+                gain=d['diff'], lo=d['lo'], hi=d['hi'], epochs=mean(random, lambda r: len(r.epochs)), epochs_needed=statistics.fmean(o[0] for o in needed) if all(needed) else float('nan'), plateaued=all(r.plateaued() for r in random), likeness=likeness, variant=variant)
 
-_CHAPTER_COLORS = '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9'
+_CHAPTER_COLORS = '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#999999', '#000000' # blue and vermillion are arms
 
 @_styled
 def plot_gains(
     rows, # As `gains` gives them
 ): # -> Figure
-    "What ImageNet's weights gave, against the number of photos, and what they saved in epochs"
+    "What ImageNet's weights gave, against the number of photos and their likeness to ImageNet's, and what they saved in epochs"
     if not len(rows): raise CourseError('There is nothing to draw: no committed comparison with a random arm.')
-    fig = _figure(9, 4.2)
-    left,right = fig.subplots(1, 2)
+    fig = _figure(11, 4.2)
+    left,middle,right = fig.subplots(1, 3)
+    middle.sharey(left)
     for color,(chapter,here) in zip(itertools.cycle(_CHAPTER_COLORS), rows.groupby('chapter')):
         for arm,o in here.groupby('arm'):
             look = dict(marker='o' if arm=='pretrained' else '^', color=color, alpha=.8)
-            left.errorbar(o.photos, 100*o.gain, yerr=[100*(o.gain-o.lo), 100*(o.hi-o.gain)], ls='', ms=4, capsize=2, label=chapter.replace('_', ' ') + ', frozen'*(arm=='frozen'), **look)
+            for ax,x in ((left, o.photos), (middle, o.likeness)):
+                ax.errorbar(x, 100*o.gain, yerr=[100*(o.gain-o.lo), 100*(o.hi-o.gain)], ls='', ms=4, capsize=2, label=chapter.replace('_', ' ') + ', frozen'*(arm=='frozen'), **look)
             right.plot(o.epochs, o.epochs_needed, ls='', ms=5, **look)
     most = max(rows.epochs.max(), 2)
     right.plot([1, most], [1, most], ls=':', color='#888888')
-    left.axhline(0, color='#888888', lw=1)
+    for ax in (left, middle): ax.axhline(0, color='#888888', lw=1)
+    for o in rows[rows.variant=='on-photos'].itertuples(): middle.annotate('texts on photos', (o.likeness, 100*o.gain), (5, -10), textcoords='offset points', fontsize=7)
+    middle.set(xlabel="likeness to ImageNet's photos"); middle.label_outer()
     left.set(xscale='log', xlabel='training pictures', ylabel='lead over random weights (points)'); left.legend()
     right.set(xscale='log', yscale='log', xlabel='epochs of the random arm', ylabel='epochs to get as far')
     for axis in (left.xaxis, right.xaxis, right.yaxis): axis.set_major_formatter(lambda x, _: f'{x:,.0f}')
-    caption_below(fig, f"{len(rows)} comparisons from committed runs: same net, schedule and photos on both sides. Left: accuracy on validation, paired photo by photo, 95 % over seeds and photos. "
+    caption_below(fig, f"{len(rows)} comparisons from committed runs: same net, schedule and photos on both sides. Lead: accuracy on validation, paired photo by photo, 95 % over seeds and photos. Likeness: how sure a net is what it sees that knows ImageNet alone (its mean highest probability). "
                        f"Right: below the dotted line epochs are saved. In {(~rows.plateaued.astype(bool)).sum()} of them the random arm was still rising when it stopped.")
     return fig
 

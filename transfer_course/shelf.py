@@ -171,11 +171,11 @@ def look(
     if path==beside: return 'missing', 'the file that it describes is not here'
     if not beside.exists(): return 'no JSON', 'nothing says what it is, or what its SHA-256 should be'
     try: about = dict(read_json(beside))
-    except (CourseError, TypeError, ValueError): return 'damaged', 'its JSON can not be read'
+    except (CourseError, TypeError, ValueError): return 'damaged', 'its JSON cannot be read'
     if 'sha256' in about:
         found = _hash(path)
         if found != about['sha256']: return 'damaged', f"its SHA-256 is {found[:12]}…, and its JSON says {str(about['sha256'])[:12]}…"
-    elif not _opens(path): return 'damaged', 'it can not be opened'
+    elif not _opens(path): return 'damaged', 'it cannot be opened'
     name = f'{path.parent.name}/{path.name}'
     known = _known_files()
     if path.parent.name=='archives' and name not in known: return 'no data set', 'whole, and under this name nothing looks for it'

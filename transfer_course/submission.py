@@ -151,9 +151,11 @@ def submit_run(
     scale:str='quick', # As for `get_data`; 'full' wants the whole archive
 ) -> str: # What was done, in a sentence or two
     "Answer the test photos of a competition, write the submission, check it, and send it where that is right"
+    from transfer_course.experiment import require_weights
     c = find_competition(data or run.data['name'])
     classes = run.settings['classes']
     if c.positive not in classes: raise CourseError(f"{run.name} knows {', '.join(classes)}, and {c.name} asks for '{c.positive}': take a run that was trained on its photos.")
+    require_weights(run)
     ds = get_data(data or run.data['name'], scale)
     ids = read_sample(ds.path/c.sample)
     p = answer_photos(run, ds, wanted_photos(ds.unlabelled, ids))[:, classes.index(c.positive)]
