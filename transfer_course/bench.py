@@ -503,7 +503,7 @@ def main(
         if o not in BENCHES: raise unknown('bench', o, BENCHES)
     for o in names or BENCHES:
         kind,res = processor_kind(), BENCHES[o](**options)
-        path = course_path('data', 'results', 'bench', f'{o}.json') if commit else runs_path('bench', f'{o}.json')
+        path = results_path('bench', f'{o}.json', own=not commit)
         old = read_json(path) if path.exists() else {}
         if o == 'numerics': # one file for all kinds of processor; a measurement replaces its own kind's rows
             for k in ('choices', 'measured'): res[k] = {**old.get(k, {}), **res[k]}

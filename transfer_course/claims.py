@@ -13,6 +13,7 @@ __all__ = ['FORMULAS', 'VERDICTS', 'RULES', 'QUANTITIES', 'CONDITIONS', 'SEEDS_S
 # %% ../nbs/lib/55_claims.ipynb #2b0cc310
 import ast, importlib.util, math, operator, re, statistics, tomllib
 from dataclasses import asdict, dataclass, field, fields
+from functools import lru_cache
 from pathlib import Path
 
 from .core import *
@@ -145,7 +146,9 @@ class Verdict:
     def article(self) -> str:
         "The article's figure with its relation, such as '< 10 s'"
         c = self.claim
-        return f"{' > '.join(c.arms)}" if c.rule=='ordering' else f"{c.arms[0]} sooner, {show(c.value, '×')}" if c.rule=='sooner' else ({'<=': '≤', '>=': '≥'}.get(c.relation, c.relation)+' ')*(c.relation!='=') + show(c.value, c.unit)
+        if c.rule == 'ordering': return ' > '.join(c.arms)
+        if c.rule == 'sooner': return f"{c.arms[0]} sooner, {show(c.value, '×')}"
+        return {'=': '', '<=': '≤ ', '>=': '≥ '}.get(c.relation, f'{c.relation} ') + show(c.value, c.unit)
 
     @property
     def figure(self) -> str:
@@ -481,23 +484,29 @@ def read_claims(
 ) -> list: # Of `Claim`, in the file's order
     "All claims, checked; a fault is a `CourseError` with line and row"
     path = Path(path or course_path('data', 'claims.toml'))
-    try: rows = tomllib.loads(text := path.read_text(encoding='utf-8'))
+    try: return list(_parsed(path.name, path.read_text(encoding='utf-8')))
     except FileNotFoundError: raise CourseError(f"{path} is not there: it holds the articles' claims.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e: raise CourseError(f"{path.name} is damaged: {e}. It was cut short or edited.") from None
+    except UnicodeDecodeError as e: raise CourseError(f"{path.name} is damaged: {e}. It was cut short or edited.") from None
+
+@lru_cache(8) # checking computes each formula, and a board, a figure and a table ask for the same file
+def _parsed(name:str, text:str) -> tuple: # Of `Claim`
+    "The claims in a file's text"
+    try: rows = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as e: raise CourseError(f"{name} is damaged: {e}. It was cut short or edited.") from None
     other = [k for k,v in rows.items() if k!='claim' or not isinstance(v, list)]
-    if other: raise CourseError(f"{path.name} may hold tables [[claim]] only, and there is '{other[0]}'.")
+    if other: raise CourseError(f"{name} may hold tables [[claim]] only, and there is '{other[0]}'.")
     rows = rows.get('claim', [])
     lines = [i for i,l in enumerate(text.splitlines(), 1) if re.match(r'\s*\[\[\s*claim\s*\]\]', l)]
     seen = {}
     for line,row in zip(lines, rows):
-        where = f"{path.name}, line {line}, claim '{row.get('id', '?')}'"
+        where = f"{name}, line {line}, claim '{row.get('id', '?')}'"
         if wrong := _check(row): raise CourseError(f'{where}: {wrong}')
         if row['id'] in seen: raise CourseError(f"{where}: the id stands at line {seen[row['id']]} already. Each claim has its own.")
         seen[row['id']] = line
-    return [Claim(**row) for row in rows]
+    return tuple(Claim(**row) for row in rows)
 
 # %% ../nbs/lib/55_claims.ipynb #694587ab
-def _facts_path(chapter, commit): return (course_path('data', 'results') if commit else runs_path())/chapter/'facts.json'
+def _facts_path(chapter, commit): return results_path(chapter, 'facts.json', own=not commit)
 
 def _no_fact(facts:dict):
     "The name of the first entry that is none: a value, how it was found, and where there are any the photos behind it and an interval"
@@ -619,7 +628,7 @@ class Stale:
 
 def _made(own):
     "File and code of each result that says which code made it"
-    for root in [course_path('data', 'results')] + [runs_path()]*own:
+    for root in [results_path()] + [runs_path()]*own:
         for p in sorted(root.glob('*/[!.]*.json')): # what a killed process left begins with a dot
             d = read_json(p)
             if isinstance(d, dict) and isinstance(d.get('code'), dict) and isinstance(d['code'].get('modules'), dict): yield p.relative_to(root).as_posix(), d['code']

@@ -73,7 +73,7 @@ def missing_runs(
     but=frozenset(), # Names of results that count as missing
 ) -> list: # (experiment, arm, seed)
     "What the course's results still lack"
-    have = {p.stem for p in course_path('data', 'results').glob('*/*.json')} - but
+    have = {p.stem for p in results_path().glob('*/*.json')} - but
     return [(e, arm, seed) for e in experiments for seed in e.seeds for arm in e.arms if e.name(arm, seed) not in have and e.wants(arm, seed)]
 
 def _of_older_code(path) -> bool:
@@ -102,7 +102,7 @@ def runs(args):
 
 def _studies(chapter, args):
     "A chapter's studies that are missing: what it measures beside its runs"
-    for study in getattr(chapter, 'missing_studies', list)():
+    for study in getattr(chapter, 'missing_studies', lambda commit: [])(args.commit):
         print(f'study {study}', flush=True)
         if not args.list: chapter.run_study(study, args.commit)
 

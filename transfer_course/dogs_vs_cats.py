@@ -143,13 +143,14 @@ def study_path(
     commit:bool=False, # The course's own; else the reader's
 ) -> Path: # It need not exist
     "Where the rows of a study are kept"
-    return (course_path('data', 'results') if commit else runs_path())/'dogs_vs_cats'/'studies'/f'{name}.json'
+    return results_path('dogs_vs_cats', 'studies', f'{name}.json', own=not commit)
 
 def load_study(
-    name:str # One of `STUDIES`
+    name:str, # One of `STUDIES`
+    own:bool=False, # The reader's own, if it was made here, before the committed one
 ) -> list: # Of dicts; [] where it was not made
-    "The rows of a study, as they were committed with the course"
-    path = study_path(name, True)
+    "The rows of a study"
+    path = study_path(name, not (own and study_path(name, False).exists()))
     return read_json(path)['rows'] if path.exists() else []
 
 def _bits(right) -> str: return ''.join('01'[int(o)] for o in right)
@@ -249,7 +250,7 @@ def commit_exam(
 ) -> Path: # The copy
     "Copy a run's exam beside the committed run"
     import shutil
-    with atomic(dest := course_path('data', 'results', run.chapter, exam_path(run).name)) as tmp: shutil.copyfile(exam_path(run), tmp)
+    with atomic(dest := results_path(run.chapter, exam_path(run).name)) as tmp: shutil.copyfile(exam_path(run), tmp)
     return dest
 
 # %% ../nbs/02_dogs_vs_cats.ipynb #04cc03de
@@ -583,7 +584,7 @@ def make_submission(
     names,team = wanted_photos(ds.unlabelled, ids), list(map(tuple, row['team']))
     odds = _log_odds(_views(ds, ds.names, team), class_numbers(ds, ds.names), _views(ds, names, team), row['c'])
     p = two_columns(odds/row['temperature'])[:, ds.classes.index(c.positive)]
-    path = write_submission(path or course_path('data', 'results', 'dogs_vs_cats', 'submission.csv'), submission_rows(p, ids, c.metric, row['clip']))
+    path = write_submission(path or results_path('dogs_vs_cats', 'submission.csv'), submission_rows(p, ids, c.metric, row['clip']))
     check_submission(path, ids, c.metric)
     return path
 
@@ -602,9 +603,11 @@ def run_study(
     write_json(study_path(name, commit), dict(rows=rows, data=get_data('dogs-vs-cats').info, machine=machine(), versions=versions(), code=code))
     return study_path(name, commit)
 
-def missing_studies() -> list: # Names
+def missing_studies(
+    commit:bool=False # The reader's own will not do
+) -> list: # Names
     "Studies that the course's results lack"
-    return [o for o in STUDIES if not study_path(o, True).exists()]
+    return [o for o in STUDIES if not study_path(o, True).exists() and (commit or not study_path(o, False).exists())]
 
 def afterwards(
     run:Run, # One of the reader's own, finished

@@ -178,7 +178,7 @@ def load_runs(
 ) -> list: # Of `Run`, by name
     "All runs of a chapter that meet the conditions; damaged files are passed over with a warning"
     found = {}
-    for root in [course_path('data', 'results')]*committed + [runs_path()]*own:
+    for root in [results_path()]*committed + [runs_path()]*own:
         for p in _run_files(root/chapter):
             try: found[p.stem] = read_run(p)
             except CourseError as e: warnings.warn(str(e))
@@ -211,7 +211,7 @@ def find_run(
     "A run by its name, in any chapter, the reader's own first; an unknown one is a `CourseError`"
     name = str(name)
     if name.endswith('.json') and Path(name).exists(): return read_run(name)
-    paths = {p.stem: p for root in (course_path('data', 'results'), runs_path()) for folder in root.glob('*/') for p in _run_files(folder)}
+    paths = {p.stem: p for root in (results_path(), runs_path()) for folder in root.glob('*/') for p in _run_files(folder)}
     if name not in paths: raise unknown('run', name, paths) if paths else CourseError(f"There is no run '{name}', nor any other yet: `transfer_course run flowers` makes some.")
     return read_run(paths[name])
 
@@ -849,7 +849,7 @@ def commit_run(
     "Copy a run, its answers and its split into the course's results"
     if run.status != 'finished': raise CourseError(f"The run {run.name} has not finished: --resume it before it is committed.")
     if run.code['dirty'] or not run.code['commit']: raise CourseError(f"The run {run.name} was made by code that is in no commit: commit the code, run it again with --fresh, then --commit.")
-    dest = course_path('data', 'results', run.chapter)
+    dest = results_path(run.chapter)
     for p in (Path('splits')/f"{run.data['split']['fingerprint']}.json", Path(run.answers_path.name), Path(run.path.name)):
         with atomic(dest/p) as tmp: shutil.copyfile(run.path.parent/p, tmp)
     return dest/run.path.name

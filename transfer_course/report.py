@@ -399,7 +399,7 @@ def gains(
     own:bool=False, # The reader's own runs too
 ) -> pd.DataFrame: # chapter, net, arm ('pretrained' or 'frozen'), group, photos (to train on), seeds, acc, random (accuracies), gain, lo, hi, epochs (of the random arm), epochs_needed (by the other; nan if it never got there), plateaued, likeness (to ImageNet, as `models.imagenet_likeness` has it), variant
     "The lead over random weights in each comparison of committed runs, the largest first"
-    chapters = chapters or sorted(p.name for p in course_path('data', 'results').glob('*/') if p.name != 'bench')
+    chapters = chapters or sorted(p.name for p in results_path().glob('*/') if p.name != 'bench')
     rows = []
     for chapter in chapters:
         for group,runs in _groups(load_runs(chapter, own=own, status='finished')).items():
