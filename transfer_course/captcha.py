@@ -338,7 +338,7 @@ def _lead_facts() -> dict:
     return {'lead_on_photos_less_lead_on_paper': make_fact(d['diff'], how, d['n'], [d['lo'], d['hi']])}
 
 def facts(
-    commit:bool=True, # Into the course's own results; else into the reader's runs
+    commit:bool=False, # Into the course's own results; else into the reader's runs
 ) -> Path: # The file
     "Count what this chapter counts, and keep it"
     alike = likeness_fact(experiment('sample').dataset) | likeness_fact(experiment('sample', draw=photo_data).dataset, 'on-photos')

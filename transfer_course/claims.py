@@ -543,9 +543,10 @@ def write_facts(
 ) -> Path: # The file written
     "Keep counted facts, with the data and the code they come from, in place of earlier ones"
     if k := _no_fact(facts): raise CourseError(f"The fact '{k}' of {chapter} needs a 'value' and a phrase 'how' that says how it was found.")
-    names = [o for o in (chapter, *modules) if importlib.util.find_spec(f'transfer_course.{o}')]
+    code = code_state([o for o in (chapter, *modules) if importlib.util.find_spec(f'transfer_course.{o}')])
+    if commit and (code['dirty'] or not code['commit']): raise CourseError(f"The facts of {chapter} were counted by code that is in no commit: commit the code, then count again.")
     path = _facts_path(chapter, commit)
-    write_json(path, dict(facts=facts, data=data_info, code=code_state(names)))
+    write_json(path, dict(facts=facts, data=data_info, code=code))
     return path
 
 def load_facts(

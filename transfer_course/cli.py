@@ -123,8 +123,8 @@ def data(args):
 def claims(args):
     "The board: every claim and its verdict, from committed results, or from your own too"
     from transfer_course.claims import board, board_text, stale
-    if args.facts: find_chapter(args.facts).facts()
-    rows = stale(args.own) if args.stale else board(args.facts or args.chapter, args.own)
+    if args.facts: find_chapter(args.facts).facts(args.commit)
+    rows = stale(args.own) if args.stale else board(args.facts or args.chapter, args.own or bool(args.facts) and not args.commit)
     if args.json: print(json.dumps([o.to_dict() if hasattr(o, 'to_dict') else o for o in rows], indent=1, ensure_ascii=False))
     elif args.stale: print('\n'.join(map(str, rows)) or 'Every committed result was made by the code that is here.')
     else: print(board_text(rows))
@@ -209,7 +209,8 @@ def _parser() -> argparse.ArgumentParser:
     a = command(claims)
     a('chapter', nargs='?', type=_underscored, help='this chapter only'); a('--json', action='store_true', help='as data'); a('--stale', action='store_true', help='results of older code')
     a('--own', action='store_true', help='your own runs too')
-    a('--facts', metavar='CHAPTER', type=_underscored, help="count a chapter's facts again, into data/results, and show its board")
+    a('--facts', metavar='CHAPTER', type=_underscored, help="count a chapter's facts again, into your own runs, and show its board")
+    a('--commit', action='store_true', help="with --facts: into the course's own results")
     a = command(predict)
     a('run', help='its name, or its JSON'); a('pictures', nargs='+', metavar='PICTURE')
     a = command(submit)

@@ -695,7 +695,7 @@ def _run_facts() -> dict:
     return found
 
 def facts(
-    commit:bool=True, # Into the course's own results; else into the reader's runs
+    commit:bool=False, # Into the course's own results; else into the reader's runs
     timed:bool=True, # Time epochs without cache too: a minute with nothing else running
 ) -> Path: # The file
     "Count what this chapter counts, and keep it"

@@ -274,7 +274,7 @@ def _word_facts(ds:DataSet) -> dict:
     return {f'{plural[c]}_called_daisy': called(c) for c in ds.classes}
 
 def facts(
-    commit:bool=True, # Into the course's own results; else into the reader's runs
+    commit:bool=False, # Into the course's own results; else into the reader's runs
 ) -> Path: # The file
     "Count what this chapter counts, and keep it"
     ds = get_data('flowers', 'quick')

@@ -201,7 +201,7 @@ def _moved_facts(exp:Experiment) -> dict:
     return found
 
 def facts(
-    commit:bool=True, # Into the course's own results; else into the reader's runs
+    commit:bool=False, # Into the course's own results; else into the reader's runs
 ) -> Path: # The file
     "Count what this chapter counts, and keep it"
     exp = next((e for e in experiments() for r in committed()[:1] if e.group == r.group), experiment('quick')) # the runs that the page draws
