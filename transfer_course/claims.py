@@ -14,6 +14,7 @@ __all__ = ['FORMULAS', 'VERDICTS', 'RULES', 'QUANTITIES', 'CONDITIONS', 'SEEDS_S
 import ast, importlib.util, math, operator, re, statistics, tomllib
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
+from fastcore.basics import groupby
 from pathlib import Path
 
 from .core import *
@@ -320,12 +321,6 @@ CONDITIONS = 'scale', 'arm', 'arch', 'data', 'complete', 'recoded', 'stand_in', 
 _ALWAYS = dict(genuine=True, complete=True, stand_in=False, per_class='all')
 
 # %% ../nbs/lib/55_claims.ipynb #00f81145
-def _groups(runs, key):
-    "Runs by a key, in order of first appearance"
-    out = {}
-    for r in runs: out.setdefault(key(r), []).append(r)
-    return list(out.values())
-
 def _unmet(claim, runs):
     "Conditions that some of `runs` miss, each once"
     asked = _ALWAYS | claim.conditions
@@ -344,7 +339,7 @@ def nearest_runs(
     part,_ = QUANTITIES[claim.quantity]
     ok = [r for r in runs if r.status=='finished' and (part is None or getattr(r, part)) and _bears_on(claim, r)]
     if not ok: return [], []
-    best = min(_groups(ok, lambda r: (r.group, r.arm)), key=lambda g: (len(_unmet(claim, g)), -len(g)))
+    best = min(groupby(ok, lambda r: (r.group, r.arm)).values(), key=lambda g: (len(_unmet(claim, g)), -len(g)))
     return best, _unmet(claim, best)
 
 def _settle(claim, lo, hi):
@@ -387,7 +382,7 @@ def _both(claim, runs, part):
     "Experiments in which both arms have finished: the one that misses least, then the larger scale, then more seeds"
     # 100 photos decide nothing: an order may be judged at `quick`, not at `sample`
     ok = [r for r in runs if r.status=='finished' and getattr(r, part) and r.arm in claim.arms and r.scale!='sample']
-    pairs = [g for g in _groups(ok, lambda r: r.group) if {r.arm for r in g}==set(claim.arms)]
+    pairs = [g for g in groupby(ok, 'group').values() if {r.arm for r in g}==set(claim.arms)]
     return min(pairs, key=lambda g: (len(_unmet(claim, g)), -SCALES.index(g[0].scale), -len(g)), default=None)
 
 @rule('ordering', 'run', ('arms',), _run_command)
@@ -544,7 +539,7 @@ def write_facts(
     "Keep counted facts, with the data and the code they come from, in place of earlier ones"
     if k := _no_fact(facts): raise CourseError(f"The fact '{k}' of {chapter} needs a 'value' and a phrase 'how' that says how it was found.")
     code = code_state([o for o in (chapter, *modules) if importlib.util.find_spec(f'transfer_course.{o}')])
-    if commit and (code['dirty'] or not code['commit']): raise CourseError(f"The facts of {chapter} were counted by code that is in no commit: commit the code, then count again.")
+    if commit and not is_committed(code): raise CourseError(f"The facts of {chapter} were counted by code that is in no commit: commit the code, then count again.")
     path = _facts_path(chapter, commit)
     write_json(path, dict(facts=facts, data=data_info, code=code))
     return path

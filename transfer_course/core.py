@@ -6,7 +6,7 @@
 __all__ = ['SCALES', 'CourseError', 'nearest', 'unknown', 'course_path', 'results_path', 'runs_path', 'shelf_path', 'sweep',
            'atomic', 'write_json', 'read_json', 'locked', 'sha256', 'short_arch', 'fingerprint', 'get_scale',
            'seed_everything', 'get_device', 'processor_kind', 'Numerics', 'choose_numerics', 'keep_freed_memory',
-           'release_memory', 'versions', 'machine', 'code_hash', 'code_state', 'progress']
+           'release_memory', 'versions', 'machine', 'code_hash', 'is_committed', 'code_state', 'progress']
 
 # %% ../nbs/lib/00_core.ipynb #95a9b843
 import ast, difflib, functools, glob, hashlib, json, os, platform, random, re, shutil, subprocess, sys
@@ -297,6 +297,12 @@ def code_hash(
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(getattr(body[0], 'value', None), ast.Constant) \
            and isinstance(body[0].value.value, str): node.body = body[1:] or [ast.Pass()]
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:12]
+
+def is_committed(
+    code:dict # As from `code_state`
+) -> bool: # A result of other code can't be made again
+    "Is this code in a commit as it ran?"
+    return bool(code['commit']) and not code['dirty']
 
 def code_state(
     modules # Names of modules of this package, such as `['models', 'flowers']`

@@ -598,7 +598,7 @@ def run_study(
     "Make a study and keep its rows, with the data, the machine and the code they come from"
     if name not in STUDIES: raise unknown('study', name, STUDIES)
     code = code_state(['core', 'data', 'models', 'exam', 'dogs_vs_cats'])
-    if commit and (code['dirty'] or not code['commit']): raise CourseError(f"The study {name} would be made by code that is in no commit: commit the code first.")
+    if commit and not is_committed(code): raise CourseError(f"The study {name} would be made by code that is in no commit: commit the code first.")
     rows = STUDIES[name]()
     write_json(study_path(name, commit), dict(rows=rows, data=get_data('dogs-vs-cats').info, machine=machine(), versions=versions(), code=code))
     return study_path(name, commit)

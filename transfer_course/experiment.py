@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['POLICIES', 'ARMS', 'OPTIMIZERS', 'wilson', 'mean_interval', 'paired_bootstrap', 'Run', 'read_run', 'load_runs',
-           'committed_runs', 'largest_group', 'find_run', 'right_answers', 'paired_difference', 'stable_after',
+           'committed_runs', 'largest_committed', 'find_run', 'right_answers', 'paired_difference', 'stable_after',
            'noise_of', 'settled_after', 'early_stop', 'Phase', 'Schedule', 'plateau_lr', 'Experiment', 'answer_rows',
            'write_answers', 'say_epoch', 'require_weights', 'load_learner_of', 'predict', 'export', 'commit_run']
 
@@ -197,12 +197,15 @@ def committed_runs(
     runs = [r for r in runs if r.arm in arms and arch in (None, r.net)]
     return runs if {r.arm for r in runs} == set(arms) else []
 
-def largest_group(
-    runs, # Finished, of any experiments
+def largest_committed(
+    chapter:str, # Such as 'pets'
     arms:tuple, # All of these, or nothing
-) -> list: # Of `Run`; empty if no experiment has all arms
-    "The runs of these arms in the experiment with most pixels, then most epochs"
-    groups = groupby((r for r in runs if r.arm in arms), 'group').values()
+    recipe:str, # Beginning of the schedule's name, such as `plateau`
+    scale:str='quick', # Of the runs
+) -> list: # Of `Run`, finished; empty if no experiment has all arms
+    "The course's own runs of some arms in the experiment with most pixels, then most epochs"
+    runs = load_runs(chapter, own=False, scale=scale, status='finished')
+    groups = groupby((r for r in runs if r.arm in arms and r.settings['schedule'].startswith(recipe)), 'group').values()
     return max((g for g in groups if {r.arm for r in g} == set(arms)), key=lambda g: (np.prod(g[0].settings['size']), len(g[0].epochs)), default=[])
 
 def find_run(
@@ -495,7 +498,8 @@ def _begin(self:Experiment, arm:str, seed:int, resume:bool, fresh:bool): # -> (R
     if _checkpoint(new).exists() and not (old and old.status=='finished'): # killed right after its end, it is finished all the same
         state = _read_checkpoint(new)
         old = Run(state.pop('run'), new.path)
-    differ = [k for k in (new.settings | old.settings) if old.settings.get(k) != new.settings.get(k)] + [k for k in ('fingerprint',) if old.data['split'][k] != new.data['split'][k]]
+    differ = [k for k in (new.settings | old.settings) if old.settings.get(k) != new.settings.get(k)]
+    if old.data['split']['fingerprint'] != new.data['split']['fingerprint']: differ.append('fingerprint')
     if old.weights['asked'] != new.weights['asked'] or all(o.weights['sha256'] for o in (old, new)) and old.weights['sha256'] != new.weights['sha256']: differ.append('set of weights')
     if differ: raise CourseError(f"The run {new.name} is there with another {differ[0]} than asked for now: --fresh runs it anew, and the old one is lost.")
     if old.status == 'finished': return old, None
@@ -780,8 +784,8 @@ def require_weights(
     "A `CourseError` where a run's weights are missing or are of other classes"
     from safetensors import safe_open
     if not run.weights_path.exists():
-        what = '--data FOLDER' if run.chapter == 'own' else run.chapter
-        raise CourseError(f"The weights of {run.name} are not on this machine: results that came with the course hold none. `transfer_course run {what} --scale {run.scale} --arch {run.net} --epochs {len([e for e in run.epochs if e['phase'] == run.epochs[-1]['phase']])} --fresh` trains it here.")
+        what,epochs = '--data FOLDER' if run.chapter == 'own' else run.chapter, re.search(r'\d+', run.settings['schedule']) # the number that `Schedule.with_epochs` sets
+        raise CourseError(f"The weights of {run.name} are not on this machine: results that came with the course hold none. `transfer_course run {what} --scale {run.scale} --arch {run.net}{f' --epochs {epochs[0]}' if epochs else ''} --fresh` trains it here.")
     try:
         with safe_open(run.weights_path, 'pt') as f: kept = (f.metadata() or {}).get('classes')
     except Exception as e: raise CourseError(f"{run.weights_path} is damaged ({' '.join(str(e).split())[:200]}): run {run.name} again with --fresh.") from None
@@ -848,7 +852,7 @@ def commit_run(
 ) -> Path: # Its new JSON
     "Copy a run, its answers and its split into the course's results"
     if run.status != 'finished': raise CourseError(f"The run {run.name} has not finished: --resume it before it is committed.")
-    if run.code['dirty'] or not run.code['commit']: raise CourseError(f"The run {run.name} was made by code that is in no commit: commit the code, run it again with --fresh, then --commit.")
+    if not is_committed(run.code): raise CourseError(f"The run {run.name} was made by code that is in no commit: commit the code, run it again with --fresh, then --commit.")
     dest = results_path(run.chapter)
     for p in (Path('splits')/f"{run.data['split']['fingerprint']}.json", Path(run.answers_path.name), Path(run.path.name)):
         with atomic(dest/p) as tmp: shutil.copyfile(run.path.parent/p, tmp)

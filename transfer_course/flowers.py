@@ -128,7 +128,8 @@ def copies_gain(
 ) -> float: # In accuracy
     "What validation photos gain from near copies in training, by a probe on `features`"
     row = {n: i for i,n in enumerate(ds.names)}
-    twins = {o for a,b,_ in pairs for o,other in ((a, b), (b, a)) if other in set(split.valid)}
+    valid = set(split.valid)
+    twins = {o for a,b,_ in pairs for o,other in ((a, b), (b, a)) if other in valid}
     f = (features-features.mean(0))/(features.std(0)+1e-6)
     def acc(train): return _probe_right(f, row, ds.labels, train, split.valid).mean()
     return float(acc(split.train) - acc([n for n in split.train if n not in twins]))

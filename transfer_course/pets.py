@@ -38,7 +38,7 @@ def committed(
     arms:tuple=('pretrained', 'random'), # All of these, or nothing
 ) -> list: # Of `Run`; the largest experiment of which each arm has a finished run, empty if there is none
     "The course's own runs of this chapter at scale `quick`"
-    return largest_group([r for r in load_runs('pets', own=False, scale='quick', status='finished') if r.settings['schedule'].startswith(recipe)], arms)
+    return largest_committed('pets', arms, recipe)
 
 # %% ../nbs/03_pets.ipynb #cfef19ec
 def stopped_early(

@@ -59,7 +59,8 @@ def describe(
 
 def _functions(tfm) -> list:
     "The functions that were made into a transform"
-    return [getattr(m, 'implementation', m) for m in getattr(getattr(tfm, 'encodes', None), 'methods', [getattr(tfm, 'encodes', None)])]
+    encodes = getattr(tfm, 'encodes', None)
+    return [getattr(m, 'implementation', m) for m in getattr(encodes, 'methods', [encodes])]
 
 def is_random(
     tfm # A transform
@@ -144,14 +145,19 @@ def _targets(dl) -> list: # Tensors, each (items, …)
         raise CourseError(f"Targets that are changed together with the picture ({', '.join(bad)}) can't be cached: this is for classes and numbers.")
     return [default_collate(c) if not isinstance(c[0], Tensor) else retain_type(torch.stack([o.as_subclass(Tensor) for o in c]), c[0]) for c in columns]
 
+def _in_stripes(work, n:int):
+    "Call `work` with every k-th of n numbers, on k threads, eight at most: one task a file would cost more than hashing it"
+    k = min(8, os.cpu_count())
+    with ThreadPoolExecutor(k) as pool: list(pool.map(lambda i: work(range(i, n, k)), range(k)))
+
 def hash_files(
     paths # Files
 ) -> list: # SHA-256 of each one's contents
     "Hash files on all cores"
-    n,res = os.cpu_count(), [None]*len(paths)
-    def work(k):
-        for i in range(k, len(paths), n): res[i] = sha256(paths[i])
-    with ThreadPoolExecutor(n) as pool: list(pool.map(work, range(n))) # a task a core: one a file costs more than the hashing
+    res = [None]*len(paths)
+    def work(stripe):
+        for i in stripe: res[i] = sha256(paths[i])
+    _in_stripes(work, len(paths))
     return res
 
 def _plain_squish(dl) -> Resize|None:
@@ -169,14 +175,13 @@ def _opener(dl, split_idx:int=1):
 
 def _fill_pictures(dl, paths, array):
     "Decode pictures into the rows of an array, on all cores"
-    n = min(8, os.cpu_count())
-    def work(k):
+    def work(stripe):
         opened = _opener(dl)
-        for i in (progress(range(k, len(paths), n), comment='decoding') if k == 0 else range(k, len(paths), n)):
+        for i in (progress(stripe, comment='decoding') if stripe.start == 0 else stripe):
             x = opened(paths[i])
             if tuple(x.shape) != array.shape[1:]: raise CourseError(f"{paths[i]} comes out as {tuple(x.shape)}, others as {array.shape[1:]}: give the loaders an item transform that makes all alike, such as Resize(192, method='squish').")
             array[i] = x.numpy()
-    with ThreadPoolExecutor(n) as pool: list(pool.map(work, range(n)))
+    _in_stripes(work, len(paths))
 
 def decode(
     dl, # A loader of pictures in files

@@ -15,12 +15,13 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from fastcore.basics import groupby
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from .core import *
-from .claims import VERDICTS, article_figure, load_facts, band, show, tally, witnesses
+from .claims import VERDICTS, article_figure, band, load_facts, show, tally, witnesses
 from .experiment import load_runs, paired_difference
 
 # %% ../nbs/lib/60_report.ipynb #b536f2a9
@@ -57,12 +58,6 @@ def _some(runs, what):
     runs = list(runs)
     if not runs: raise CourseError(f"There is nothing for {what}: no run was given. `transfer_course run flowers` makes some.")
     return runs
-
-def _groups(runs):
-    "Runs by experiment, in order of first appearance"
-    out = {}
-    for r in runs: out.setdefault(r.group, []).append(r)
-    return out
 
 # %% ../nbs/lib/60_report.ipynb #0362d440
 def _weights(run):
@@ -145,7 +140,7 @@ def compare_table(
     part = part or _part(runs)
     if part not in ('valid', 'test'): raise unknown('part', part, ('valid', 'test'))
     said = {arm: article_figure(runs[0].chapter, part, arm) if article is None else article for arm in _arms(runs)}
-    rows = [_row([r for r in group if r.arm==arm], part, said[arm]) for group in _groups(runs).values() for arm in _arms(group)]
+    rows = [_row([r for r in group if r.arm==arm], part, said[arm]) for group in groupby(runs, 'group').values() for arm in _arms(group)]
     word = 'test' if part=='test' else 'validation'
     table = pd.DataFrame(rows).rename(columns={'accuracy': f'{word} accuracy', 'photos': f'{word} {_things(runs[0].data)}'})
     table.attrs['part'] = part
@@ -204,7 +199,7 @@ def plot_curves(
     runs = [r for r in _some(runs, 'curves') if r.epochs]
     if not runs: raise CourseError("There are no curves to draw: none of these runs has finished an epoch.")
     article = _article_lines(runs, article) if y=='acc' else {}
-    groups = _groups(runs)
+    groups = groupby(runs, 'group')
     width = min(4.6*len(groups)+2.4, 12)
     fig = _figure(width, 4.2)
     axs = fig.subplots(1, len(groups), sharey=True, squeeze=False)[0]
@@ -402,19 +397,20 @@ def gains(
     chapters = chapters or sorted(p.name for p in results_path().glob('*/') if p.name != 'bench')
     rows = []
     for chapter in chapters:
-        for group,runs in _groups(load_runs(chapter, own=own, status='finished')).items():
+        facts = load_facts(chapter).get('facts', {})
+        for group,runs in groupby(load_runs(chapter, own=own, status='finished'), 'group').items():
             of = lambda arm: [r for r in runs if r.arm==arm and r.d.get(part)]
-            rows += [_gain(chapter, group, arm, of(arm), of('random'), part) for arm in ('pretrained', 'frozen') if {r.seed for r in of(arm)} & {r.seed for r in of('random')}]
+            rows += [_gain(chapter, group, arm, of(arm), of('random'), part, facts) for arm in ('pretrained', 'frozen') if {r.seed for r in of(arm)} & {r.seed for r in of('random')}]
     columns = ['chapter', 'net', 'arm', 'group', 'photos', 'seeds', 'acc', 'random', 'gain', 'lo', 'hi', 'epochs', 'epochs_needed', 'plateaued', 'likeness', 'variant']
     return pd.DataFrame(rows, columns=columns).sort_values('gain', ascending=False, ignore_index=True)
 
-def _gain(chapter, group, arm, runs, random, part):
+def _gain(chapter, group, arm, runs, random, part, facts):
     "One line"
     mean = lambda runs, f: statistics.fmean(f(r) for r in runs)
     d = paired_difference(runs, random, part, n_boot=2000)
     level = mean(random, lambda r: r.valid['acc'])
     needed = [r.time_to(level) for r in runs]
-    variant,facts = random[0].settings.get('variant') or '', load_facts(chapter).get('facts', {})
+    variant = random[0].settings.get('variant') or ''
     likeness = facts.get(f'imagenet_likeness.{variant}', facts.get('imagenet_likeness', {})).get('value', float('nan'))
     return dict(chapter=chapter, net=random[0].net, arm=arm, group=group, photos=random[0].data['split']['train'], seeds=d['seeds'], acc=mean(runs, lambda r: getattr(r, part)['acc']), random=mean(random, lambda r: getattr(r, part)['acc']),
                 gain=d['diff'], lo=d['lo'], hi=d['hi'], epochs=mean(random, lambda r: len(r.epochs)), epochs_needed=statistics.fmean(o[0] for o in needed) if all(needed) else float('nan'), plateaued=all(r.plateaued() for r in random), likeness=likeness, variant=variant)
