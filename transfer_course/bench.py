@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NETS', 'BENCHES', 'spread', 'bare_steps', 'time_steps', 'bench_numerics', 'bench_split', 'time_side', 'in_process',
            'bench_flowers', 'time_limit', 'time_head', 'time_fine_tune', 'time_half', 'time_many', 'bench_precompute',
-           'plot_cost', 'time_views', 'bench_views', 'bench_captchas', 'main']
+           'plot_cost', 'time_views', 'bench_views', 'time_batch_norms', 'bench_batch_norms', 'bench_captchas', 'main']
 
 # %% ../nbs/lib/65_bench.ipynb #a8443c46
 import json, os, subprocess, sys, tempfile, threading, time
@@ -229,10 +229,10 @@ def _fit(learn, epochs):
     with learn.no_bar(), learn.no_logging(): learn.fit(epochs, cbs=EpochLog(lambda learn, row: rows.append(dict(row, at=time.perf_counter()))))
     return rows
 
-def _bench_photos(n):
+def _bench_photos(n, n_test=500):
     from transfer_course.data import get_data
     ds = get_data('flowers', 'quick')
-    return ds, bench_split(ds, n)
+    return ds, bench_split(ds, n, n_test)
 
 def time_limit(
     size:int=192, # Pixels
@@ -471,6 +471,60 @@ def bench_views(
         print(rows[-1], flush=True)
     return dict(photos=n, epochs=epochs, seeds=list(seeds), rows=rows)
 
+# %% ../nbs/lib/65_bench.ipynb #acef3d4b
+def _unseen(kind, n): # -> data set, split, size, batch, what a label becomes (None: a class)
+    "Pictures like ImageNet's (`flowers`, n of them), or unlike them (`captchas`, 1,200), and about two thousand answers to check"
+    from transfer_course.data import Split
+    if kind == 'flowers':
+        ds,split = _bench_photos(n, 2000)
+        return ds, Split(split.train+split.valid, split.test, name='bench'), 96, 64, None
+    from transfer_course.captchas import DIGITS, CaptchaStyle
+    from transfer_course.chars import CharsBlock, captcha_data, split_texts
+    style = CaptchaStyle(length=4, alphabet=DIGITS, width=96, height=48, font_size=26)
+    ds = captcha_data(dict(train=1200, valid=300, test=300), style) # chapter 4's
+    split = split_texts(ds)
+    return ds, Split(split.train, split.valid+split.test, name='bench'), (48, 96), 32, CharsBlock(DIGITS, 4)
+
+def time_batch_norms(
+    way:str, # `fastai`: the body's batch norms learn; `precomputed`: nothing of it does
+    kind:str, # `flowers` or `captchas`
+    seed:int, # Of everything
+    epochs:int=8, # Of the head
+    n:int=1000, # Flowers
+) -> dict: # right: share of the answers that are right, for each validation picture; total seconds
+    "Train a head on EfficientNet-Lite0's frozen body"
+    from transfer_course.models import picture_loaders, transfer_learner
+    import transfer_course.precompute
+    ds,split,size,bs,target = _unseen(kind, n)
+    seed_everything(seed)
+    learn = transfer_learner(picture_loaders(ds, split, size, bs, target=target), 'tf_efficientnet_lite0', scale='sample')
+    learn.freeze()
+    with _empty_caches():
+        t0 = time.perf_counter()
+        learn = learn.precompute() if way == 'precomputed' else learn
+        with learn.no_bar(), learn.no_logging():
+            learn.fit_one_cycle(epochs, 4e-3)
+            total = time.perf_counter()-t0
+            probs,y = learn.get_preds()
+    return dict(way=way, kind=kind, seed=seed, total=total, right=(probs.argmax(-1)==y).float().reshape(len(y), -1).mean(1).tolist())
+
+def bench_batch_norms(
+    kinds:tuple=('flowers', 'captchas'), # Of pictures
+    seeds:tuple=(0, 1, 2), # Of everything
+    n:int=1000, # Flowers
+    epochs:int=8, # Of the head
+) -> dict: # A row for each kind: accuracy of each seed both ways, precomputed less fastai's with its interval, seconds
+    "What a frozen body's batch norms gain by learning, and cost"
+    from transfer_course.experiment import paired_bootstrap
+    rows = []
+    for kind in kinds:
+        runs = {way: [in_process(time_batch_norms, way, kind, seed, epochs, n) for seed in seeds] for way in ('fastai', 'precomputed')}
+        right = {way: [o['right'] for o in rs] for way,rs in runs.items()}
+        rows.append(dict(kind=kind, pictures=len(right['fastai'][0]), acc={way: [float(np.mean(o)) for o in rs] for way,rs in right.items()}, less_fastai=paired_bootstrap(right['precomputed'], right['fastai']),
+                         seconds={way: spread([o['total'] for o in rs]) for way,rs in runs.items()}))
+        print(rows[-1], flush=True)
+    return dict(flowers=n, epochs=epochs, seeds=list(seeds), rows=rows)
+
 # %% ../nbs/lib/65_bench.ipynb #f224e55c
 def bench_captchas(
     n:int=1000, # Pictures a turn
@@ -491,7 +545,7 @@ def bench_captchas(
     return dict(n=n, ours=spread([a for a,_ in rates]), package=spread([b for _,b in rates]), times_faster=spread([a/b for a,b in rates]))
 
 # %% ../nbs/lib/65_bench.ipynb #4e8d4174
-BENCHES = {'numerics': bench_numerics, 'flowers': bench_flowers, 'precompute': bench_precompute, 'views': bench_views, 'captchas': bench_captchas}
+BENCHES = {'numerics': bench_numerics, 'flowers': bench_flowers, 'precompute': bench_precompute, 'views': bench_views, 'batch_norms': bench_batch_norms, 'captchas': bench_captchas}
 
 def main(
     names=(), # Which; all if none
@@ -508,6 +562,6 @@ def main(
         if o == 'numerics': # one file for all kinds of processor; a measurement replaces its own kind's rows
             for k in ('choices', 'measured'): res[k] = {**old.get(k, {}), **res[k]}
             res['machines'] = {**old.get('machines', {}), kind: machine()}
-        else: res = {**old, kind: dict(res, machine=machine(), versions=versions(), code=code_state(['core', 'captchas', 'data', 'models', 'cache', 'precompute', 'bench']))}
+        else: res = {**old, kind: dict(res, machine=machine(), versions=versions(), code=code_state(['core', 'captchas', 'data', 'models', 'chars', 'cache', 'precompute', 'bench']))}
         write_json(path, res)
         print(path)

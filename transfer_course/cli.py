@@ -24,12 +24,12 @@ def find_chapter(
     return importlib.import_module(f'transfer_course.{name}')
 
 def parse_seeds(
-    text:str # `3` for the seeds 0, 1, 2; `0,4` for these two
+    text:str # `3` for the seeds 0, 1, 2; `0,4` for these two; `4,` for that one
 ) -> tuple: # Seeds
     "A number of seeds, or a list of them"
-    try: seeds = tuple(int(o) for o in text.split(',')) if ',' in text else tuple(range(int(text)))
+    try: seeds = tuple(int(o) for o in text.removesuffix(',').split(',')) if ',' in text else tuple(range(int(text)))
     except ValueError: seeds = ()
-    if not seeds or min(seeds) < 0: raise CourseError(f"--seeds {text} names no seeds: say how many (3), or which (0,4).")
+    if not seeds or min(seeds) < 0: raise CourseError(f"--seeds {text} names no seeds: say how many (3), or which (0,4 or 4,).")
     return seeds
 
 # %% ../nbs/lib/80_cli.ipynb #b9472a1f
@@ -197,7 +197,7 @@ def _parser() -> argparse.ArgumentParser:
     a = command(run)
     a('chapter', nargs='?', type=_underscored, help='such as flowers'); a('--data', metavar='FOLDER', help='your own photos: a folder a class')
     a('--scale', help=' | '.join(SCALES)); a('--arch', help='a net by the name timm or torchvision gives it'); a('--weights', help='imagenet, random, a tag on the shelf, or a file')
-    a('--epochs', type=int, help='epochs of the last phase of its schedule'); a('--seeds', help='how many (3), or which (0,4)'); a('--size', type=int, help='pixels of a side'); a('--bs', type=int, help='photos a batch')
+    a('--epochs', type=int, help='epochs of the last phase of its schedule'); a('--seeds', help='how many (3), or which (0,4 or 4,)'); a('--size', type=int, help='pixels of a side'); a('--bs', type=int, help='photos a batch')
     a('--resume', action='store_true', help='go on with what was stopped'); a('--fresh', action='store_true', help='run anew what is there')
     a('--commit', action='store_true', help="add the results to the course's own")
     a = command(runs)
