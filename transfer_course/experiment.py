@@ -399,6 +399,7 @@ class Experiment:
     augment:str='none' # What happens to training photos: `none` or `flip`
     class_weights:bool=False # Weigh the training loss by N/(classes × photos of the class), as scikit-learn's `balanced` does
     smoothing:float=0. # Of the labels, in training
+    ema:float=0. # Decay of a moving average of the weights, which validates and ends in their place; 0: none
     variant:str='' # A word for the runs' names, where `data` is another choice than the chapter's own
 
     def __post_init__(self):
@@ -408,13 +409,15 @@ class Experiment:
         for a in self.arms:
             if a not in ARMS: raise unknown('arm', a, ARMS)
         if self.keep not in ('last', 'best'): raise unknown('choice for keep', self.keep, ['last', 'best'])
+        if not 0 <= self.ema < 1: raise CourseError(f"ema={self.ema}: the decay of an average of the weights lies between 0 (none) and 1, such as 0.99.")
+        if self.ema and 'frozen' in self.arms: raise CourseError("The arm frozen keeps no average of its weights (ema): leave one of them out.")
 
     @property
     def group(self) -> str: # What all arms and seeds share
         "The name of the comparison"
         arch = short_arch(self.arch) + ('' if self.weights == 'imagenet' else f'.{Path(self.weights).stem}')
         extra = {f'n{self.per_class}': self.per_class, self.head: self.head!='fastai', self.method: self.method!='squish', self.opt: self.opt!='adam', f'wd{self.wd}': self.wd is not None,
-                 self.augment: self.augment!='none', 'weighted': self.class_weights, f'smooth{self.smoothing:g}': self.smoothing, self.variant: self.variant}
+                 self.augment: self.augment!='none', 'weighted': self.class_weights, f'smooth{self.smoothing:g}': self.smoothing, f'ema{self.ema:g}': self.ema, self.variant: self.variant}
         size = f'{self.size[1]}x{self.size[0]}' if isinstance(self.size, tuple) else self.size
         return '-'.join([self.scale, arch, f'{size}px', self.schedule.name, *(k for k,said in extra.items() if said)])
 
@@ -447,7 +450,7 @@ class Experiment:
         return few_per_class(self._split, self.dataset, self.per_class, seed) if self.per_class else self._split
 
 # %% ../nbs/lib/50_experiment.ipynb #878bf877
-_UNUSUAL = 'target', 'opt', 'wd', 'class_weights', 'smoothing', 'variant'
+_UNUSUAL = 'target', 'opt', 'wd', 'class_weights', 'smoothing', 'ema', 'variant'
 
 @patch
 def _settings(self:Experiment, seed:int) -> dict:
@@ -520,6 +523,7 @@ def _learner(self:Experiment, run:Run, split:Split, head:str):
     if self.method == 'squish': dls = self._decoded(dls) # cropping and padding are random in training
     learn = models.transfer_learner(dls, run.arch, self.found_weights, ARMS[run.arm]['load'], head, Numerics(**run.numerics), opt_func=getattr(models, OPTIMIZERS[self.opt]), wd=self.wd)
     if self.class_weights or self.smoothing: learn.add_cb(models.TrainingLoss(self._class_weights(split), self.smoothing))
+    if self.ema: learn.add_cb(models.ModelEMA(self.ema))
     if ARMS[run.arm]['load']: run.d['weights'] = self.found_weights.to_dict() # a download has its hash by now
     run.d['setup_seconds'] = time.perf_counter()-t0
     return learn
@@ -547,12 +551,13 @@ def _decoded(self:Experiment, dls):
 @patch
 def _train(self:Experiment, learn, run:Run, state:dict|None, say):
     "All phases, from the start or from `state`"
-    from transfer_course.models import CancelFitException, EpochLog, RateOfEpoch, parameter_table, restore_training_state, training_state
+    from transfer_course.models import CancelFitException, EpochLog, ModelEMA, RateOfEpoch, averaged, parameter_table, restore_training_state, risinstance, training_state
     import torch, transfer_course.precompute # adds `precompute`
     frozen,before = run.arm=='frozen', [0., run.epochs[-1]['total_seconds'] if run.epochs else 0.]
     def on_epoch(_, row): # may come from a learner for the upper layers, which shares all with `learn`
         run.epochs.append(dict(epoch=len(run.epochs), phase=i, **row, total_seconds=before[1] + time.perf_counter()-before[0]))
-        if self._is_best(run) and self.keep == 'best': _save_weights(learn, _best(run), self.dataset.classes)
+        if self._is_best(run) and self.keep == 'best':
+            with averaged(learn): _save_weights(learn, _best(run), self.dataset.classes)
         with atomic(_checkpoint(run), sync=False) as tmp: torch.save(dict(training_state(learn), run=run.d), tmp)
         run.save()
         say(run, run.epochs[-1])
@@ -571,6 +576,7 @@ def _train(self:Experiment, learn, run:Run, state:dict|None, say):
             if phase.policy == 'one_cycle': worker.fit_one_cycle(phase.epochs, lr, div=phase.div, pct_start=phase.pct_start, start_epoch=done, cbs=log)
             else: worker.fit(phase.epochs, lr, start_epoch=done, cbs=[log, RateOfEpoch(lambda: self._rate(run, i))])
         before[1] = run.epochs[-1]['total_seconds']
+    for o in learn.cbs.filter(risinstance(ModelEMA)): o.settle()
 
 @patch
 def _rate(self:Experiment, run:Run, i:int) -> float|None:

@@ -6,16 +6,17 @@
 __all__ = ['HEADS', 'find_arch', 'Weights', 'find_weights', 'read_tensors', 'load_weights', 'make_body', 'make_head',
            'count_features', 'create_model', 'parameter_table', 'Photo', 'class_of', 'LabelOf', 'picture_loaders',
            'empty_loaders', 'test_loader', 'UseNumerics', 'transfer_learner', 'FlipBatch', 'TrainingLoss',
-           'RateOfEpoch', 'EpochLog', 'training_state', 'restore_training_state', 'pooled_features', 'imagenet_opinion',
-           'imagenet_likeness', 'reset_peak_memory', 'peak_memory_mb']
+           'RateOfEpoch', 'ModelEMA', 'averaged', 'EpochLog', 'training_state', 'restore_training_state',
+           'pooled_features', 'imagenet_opinion', 'imagenet_likeness', 'reset_peak_memory', 'peak_memory_mb']
 
 # %% ../nbs/lib/30_models.ipynb #0ff846f4
 import warnings
 with warnings.catch_warnings():
     warnings.filterwarnings('ignore', message='.*torch.jit.script.*', category=FutureWarning) # fastai.layers, at import
     from fastai.vision.all import *
-import copy, functools, hashlib, math, os, re, tempfile, time, timm, torchvision
+import contextlib, copy, functools, hashlib, math, os, re, tempfile, time, timm, torchvision
 from dataclasses import dataclass, field
+from timm.utils import ModelEmaV3
 from .core import *
 
 # %% ../nbs/lib/30_models.ipynb #190e11c0
@@ -377,6 +378,49 @@ class RateOfEpoch(Callback):
     def before_train(self):
         if (lr := self.rate()) is not None: self.opt.set_hyper('lr', lr)
 
+class ModelEMA(Callback):
+    "Validate with an exponential moving average of weights and running statistics, and end with it: timm's `ModelEmaV3`, its decay warmed up"
+    ema = average = None
+    def __init__(self,
+        decay:float=.99 # Share of the average that a step keeps, once warm
+    ): self.decay = decay
+
+    def before_fit(self):
+        self.ema = ModelEmaV3(self.model, self.decay, use_warmup=True)
+        if self.average: self.ema.module.load_state_dict(self.average); self.average = None
+
+    def after_batch(self):
+        if self.training: self.ema.update(self.model, step=self.epoch*self.n_iter + self.iter + 1)
+
+    def swap(self):
+        "The average's numbers into the net, the net's into the average; nothing outside a fit"
+        if self.ema is None: return
+        with torch.no_grad():
+            for a,b in zip(self.model.state_dict().values(), self.ema.module.state_dict().values()):
+                kept = a.clone()
+                a.copy_(b); b.copy_(kept)
+
+    before_validate = after_validate = swap
+
+    def settle(self):
+        "The average of a run that was stopped when all of its epochs were done, into the net"
+        if self.average: self.model.load_state_dict(self.average); self.average = None
+
+    def after_fit(self):
+        self.swap()
+        self.ema = None
+
+@contextlib.contextmanager
+def averaged(
+    learn:Learner # In a fit, with `ModelEMA` or without
+):
+    "The net with its averaged weights, as it is validated"
+    averages = learn.cbs.filter(risinstance(ModelEMA))
+    for o in averages: o.swap()
+    try: yield learn.model
+    finally:
+        for o in averages: o.swap()
+
 # %% ../nbs/lib/30_models.ipynb #918439ad
 class EpochLog(Callback):
     "After each epoch hand a row to `on_epoch`: losses, accuracies and seconds of training and validation"
@@ -416,7 +460,8 @@ def training_state(
 ) -> dict: # What `torch.save` can hold
     "Everything that decides how training goes on"
     return dict(model=learn.model.state_dict(), opt=learn.opt.state_dict(), python=random.getstate(), numpy=np.random.get_state(), torch=torch.get_rng_state(),
-                cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None, loaders=[dl.rng.getstate() for dl in learn.dls.loaders])
+                cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None, loaders=[dl.rng.getstate() for dl in learn.dls.loaders],
+                averages=[o.ema.module.state_dict() for o in learn.cbs.filter(risinstance(ModelEMA)) if o.ema])
 
 def restore_training_state(
     learn:Learner, # Made as the first time, and frozen or unfrozen as it was
@@ -426,6 +471,7 @@ def restore_training_state(
     learn.model.load_state_dict(state['model'])
     if learn.opt is None: learn.create_opt()
     learn.opt.load_state_dict(copy.deepcopy(state['opt']))
+    for o,average in zip(learn.cbs.filter(risinstance(ModelEMA)), state.get('averages', [])): o.average = average
     for dl,o in zip(learn.dls.loaders, state['loaders']): dl.rng.setstate(o)
     random.setstate(state['python']); np.random.set_state(state['numpy']); torch.set_rng_state(state['torch'])
     if state['cuda'] and torch.cuda.is_available(): torch.cuda.set_rng_state_all(state['cuda'])

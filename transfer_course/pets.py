@@ -152,7 +152,7 @@ def moved(
     return pd.DataFrame([dict(stage=k, moved=ratio(v)) for k,v in stages(before).items()])
 
 # %% ../nbs/03_pets.ipynb #c89e3bb3
-MODERN = dict(head='fastai', bs=64, wd=None, smoothing=.1, class_weights=False, keep='last') # what fastai's users would do today, against `RECIPE`
+MODERN = dict(head='fastai', bs=64, wd=None, smoothing=.1, ema=.99, class_weights=False, keep='last') # what fastai's users would do today, against `RECIPE`
 
 def experiments() -> list: # Of `Experiment`, at scale `quick`
     "All runs of this chapter that belong to the course, cheapest and most important first"
