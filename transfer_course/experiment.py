@@ -116,11 +116,11 @@ class Run:
         "Epochs and seconds until validation accuracy first reached `acc`"
         return next(((e['epoch']+1, e['total_seconds']) for e in self.epochs if e['valid_acc'] >= acc), None)
 
-    def plateaued(self) -> bool: # False for fewer than eight epochs
+    def plateaued(self) -> bool: # False for fewer than eight epochs, and for a net that still guesses
         "Has validation accuracy stopped rising? The last quarter of the epochs beats the quarter before by less than one binomial error"
         acc = [e['valid_acc'] for e in self.epochs]
         q = len(acc)//4
-        if q < 2: return False
+        if q < 2 or max(acc) < 1/len(self.settings['classes']) + .02: return False # before a net begins to learn its curve is flat too
         last,before = np.mean(acc[-q:]), np.mean(acc[-2*q:-q])
         return bool(last-before < (max(last*(1-last), 1e-4)/self.data['split']['valid'])**.5)
 
@@ -137,7 +137,7 @@ def _maybe(shape): return lambda x: x is None or not _misfit(x, shape)
 _SCORE = dict(n=lambda x: _count(x) and x > 0, correct=_count, acc=_rate)
 _EPOCH = dict(epoch=_count, phase=_count, train_loss=_number, train_acc=_rate, valid_loss=_number, valid_acc=_rate, seconds=_seconds, total_seconds=_seconds)
 _SHAPE = dict(name=_name, group=_text, chapter=_text, scale=lambda x: x in SCALES, arm=_text, seed=_count, arch=_text, status=lambda x: x in ('running', 'finished'),
-              settings=dict(size=lambda x: _count(x) or isinstance(x, list) and len(x)==2 and all(map(_count, x)), classes=[_text], target=lambda x: x in (None, 'class', 'text'), length=lambda x: x is None or _count(x)), weights=dict(asked=_text, genuine=_flag), machine=_maybe({}), code=dict(modules={}),
+              settings=dict(size=lambda x: _count(x) or isinstance(x, list) and len(x)==2 and all(map(_count, x)), classes=lambda x: isinstance(x, list) and x and all(map(_text, x)), target=lambda x: x in (None, 'class', 'text'), length=lambda x: x is None or _count(x)), weights=dict(asked=_text, genuine=_flag), machine=_maybe({}), code=dict(modules={}),
               data=dict(name=_text, split=dict(name=_text, train=_count, valid=_count, test=_count, fingerprint=_name)),
               epochs=[_EPOCH], valid=_maybe(_SCORE), test=_maybe(_SCORE), seconds=_maybe(_seconds))
 
