@@ -19,12 +19,12 @@ from .claims import *
 from .experiment import *
 
 # %% ../nbs/04_captcha.ipynb #82742aaa
-STYLES = {'digits': CaptchaStyle(length=4, alphabet=DIGITS, width=96, height=48, font_size=26), 'letters': CaptchaStyle(length=4, width=96, height=48, font_size=26), 'article': CaptchaStyle()}
+STYLES = {'digits': CaptchaStyle(length=4, alphabet=DIGITS, width=96, height=48, font_size=26), 'letters': CaptchaStyle(length=4, width=96, height=48, font_size=26), 'numbers': CaptchaStyle(alphabet=DIGITS), 'article': CaptchaStyle()}
 
 # style, pictures of each part, and fields of `Experiment`
 SETTINGS = {
     'sample': ('digits', dict(train=1200, valid=300, test=300), dict(arch='tf_efficientnet_lite0', bs=32, schedule=Schedule.one_cycle(6, lr=4e-3), seeds=(0,))),
-    'quick': ('article', dict(train=12_000, valid=1000, test=1000), dict(arch='tf_efficientnet_lite0', bs=32, schedule=Schedule.one_cycle(8, lr=4e-3), seeds=(0, 1, 2))),
+    'quick': ('numbers', dict(train=6000, valid=1000, test=1000), dict(arch='tf_efficientnet_lite0', bs=32, schedule=Schedule.plateau(16), wd=0., seeds=(0, 1, 2))),
     'full': ('article', dict(train=200_000, valid=5000, test=5000), dict(arch='timm:legacy_xception', bs=256, schedule=Schedule.plateau(30, lr=4e-3), wd=0., keep='best', seeds=(0, 1, 2)))}
 
 def _on_paper(n, style):

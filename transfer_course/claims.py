@@ -268,6 +268,7 @@ def judge_count(
     facts = facts or {}
     fact = facts.get('facts', {}).get(claim.quantity)
     if fact is None: return _absent(claim, f"'{claim.quantity}' has not been counted yet.")
+    if isinstance(fact['value'], str): raise CourseError(f"'{claim.quantity}' among the facts of {claim.article} is '{fact['value'][:40]}', and claim {claim.id} wants a number: count again with `transfer_course claims --facts {claim.article}`.")
     kw = dict(interval=fact.get('interval'), n=fact.get('n'), rests_on=[claim.quantity])
     data = facts.get('data') or {}
     have = dict(data=data.get('name'), complete=bool(data.get('complete')), recoded=bool(data.get('recoded')))

@@ -137,20 +137,20 @@ def _maybe(shape): return lambda x: x is None or not _misfit(x, shape)
 _SCORE = dict(n=lambda x: _count(x) and x > 0, correct=_count, acc=_rate)
 _EPOCH = dict(epoch=_count, phase=_count, train_loss=_number, train_acc=_rate, valid_loss=_number, valid_acc=_rate, seconds=_seconds, total_seconds=_seconds)
 _SHAPE = dict(name=_name, group=_text, chapter=_text, scale=lambda x: x in SCALES, arm=_text, seed=_count, arch=_text, status=lambda x: x in ('running', 'finished'),
-              settings=dict(size=lambda x: _count(x) or isinstance(x, list) and len(x)==2 and all(map(_count, x)), classes=lambda x: isinstance(x, list) and x and all(map(_text, x)), target=lambda x: x in (None, 'class', 'text'), length=lambda x: x is None or _count(x)), weights=dict(asked=_text, genuine=_flag), machine=_maybe({}), code=dict(modules={}),
+              settings=dict(size=lambda x: _count(x) or isinstance(x, list) and len(x)==2 and all(map(_count, x)), classes=[_text], target=lambda x: x in (None, 'class', 'text'), length=lambda x: x is None or _count(x)), weights=dict(asked=_text, genuine=_flag), machine=_maybe({}), code=dict(modules={}),
               data=dict(name=_text, split=dict(name=_text, train=_count, valid=_count, test=_count, fingerprint=_name)),
               epochs=[_EPOCH], valid=_maybe(_SCORE), test=_maybe(_SCORE), seconds=_maybe(_seconds))
 
 def _misfit(x, shape, at=''):
     "The key of the first value that is not of its shape, dotted; None where all are"
-    if callable(shape): return None if shape(x) else at
+    if callable(shape): return None if shape(x) else at or 'all of it'
     if not isinstance(x, type(shape)): return at or 'all of it'
     parts = ((k, x.get(k), s) for k,s in shape.items()) if isinstance(x, dict) else ((i, v, shape[0]) for i,v in enumerate(x))
     return next((o for k,v,s in parts if (o := _misfit(v, s, f'{at}.{k}'.lstrip('.')))), None)
 
 def _wrong(d):
     "The key of the first thing in a run's JSON that those who read it could not take"
-    return _misfit(d, _SHAPE) or ('settings.classes' if not d['settings']['classes'] else None) or next((k for k in ('epochs', 'valid', 'seconds') if d['status']=='finished' and not d[k]), None)
+    return _misfit(d, _SHAPE) or ('settings.classes' if not d['settings']['classes'] else None) or next((k for k in ('epochs', 'valid', 'seconds') if d['status']=='finished' and not d.get(k)), None)
 
 def read_run(
     path:str|Path # Its JSON
