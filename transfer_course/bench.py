@@ -384,7 +384,7 @@ def _precompute_summary(limits, ours, fastai, tuned, halves, curve, n):
     "Ratios, shares of the limit, and what they rest on"
     from transfer_course.experiment import paired_bootstrap, wilson
     part = {k: [o for d in limits for o in d[k]] for k in ('decode', 'forward')}
-    step = {k: median(d[k] for d in limits) for k in ('train', 'evaluate')}
+    step = {k: min(d[k] for d in limits) for k in ('train', 'evaluate')} # a step that something disturbed is no bound
     limit = median(part['decode']) + median(part['forward'])
     head = {k: spread([o[k]['total'] for o in ours]) for k in ('cold', 'warm')}
     epoch = median(fastai['epochs'])
