@@ -191,7 +191,7 @@ def attempt(number, folder):
 
 # --- The tests ---
 
-def test_some_damaged_results(): judge(watch('test_fuzz_runs', [*range(150), 586, 672, 1040])) # the last three were faults once
+def test_some_damaged_results(): judge(watch('test_fuzz_runs', [*range(150), 586, 672, 1040, 2016])) # the last four were faults once
 
 @pytest.mark.slow
 def test_three_thousand_damaged_results(): judge(watch('test_fuzz_runs', range(150, 3150)))

@@ -506,7 +506,7 @@ def _facts_path(chapter, commit): return results_path(chapter, 'facts.json', own
 
 def _no_fact(facts:dict):
     "The name of the first entry that is none: a value, how it was found, and where there are any the photos behind it and an interval"
-    number = lambda o: isinstance(o, (int, float))
+    number = lambda o: isinstance(o, float) or isinstance(o, int) and abs(o) < 2**53 # a larger one is no float
     def fits(f): return (isinstance(f, dict) and (number(f.get('value')) or isinstance(f.get('value'), str)) and isinstance(f.get('how'), str) and (f.get('n') is None or number(f['n']))
                          and (f.get('interval') is None or isinstance(f['interval'], (list, tuple)) and len(f['interval'])==2 and all(map(number, f['interval']))))
     return next((k for k,f in facts.items() if not fits(f)), None)
