@@ -506,7 +506,7 @@ def time_batch_norms(
             learn.fit_one_cycle(epochs, 4e-3)
             total = time.perf_counter()-t0
             probs,y = learn.get_preds()
-    return dict(way=way, kind=kind, seed=seed, total=total, right=(probs.argmax(-1)==y).float().reshape(len(y), -1).mean(1).tolist())
+    return dict(total=total, right=(probs.argmax(-1)==y).float().reshape(len(y), -1).mean(1).tolist())
 
 def bench_batch_norms(
     kinds:tuple=('flowers', 'captchas'), # Of pictures

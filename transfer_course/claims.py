@@ -268,7 +268,6 @@ def judge_count(
     facts = facts or {}
     fact = facts.get('facts', {}).get(claim.quantity)
     if fact is None: return _absent(claim, f"'{claim.quantity}' has not been counted yet.")
-    if isinstance(fact['value'], str): raise CourseError(f"'{claim.quantity}' among the facts of {claim.article} is '{fact['value'][:40]}', and claim {claim.id} wants a number: count again with `transfer_course claims --facts {claim.article}`.")
     kw = dict(interval=fact.get('interval'), n=fact.get('n'), rests_on=[claim.quantity])
     data = facts.get('data') or {}
     have = dict(data=data.get('name'), complete=bool(data.get('complete')), recoded=bool(data.get('recoded')))
@@ -506,13 +505,12 @@ def _facts_path(chapter, commit): return results_path(chapter, 'facts.json', own
 
 def _no_fact(facts:dict):
     "The name of the first entry that is none: a value, how it was found, and where there are any the photos behind it and an interval"
-    number = lambda o: isinstance(o, float) or isinstance(o, int) and abs(o) < 2**53 # a larger one is no float
-    def fits(f): return (isinstance(f, dict) and (number(f.get('value')) or isinstance(f.get('value'), str)) and isinstance(f.get('how'), str) and (f.get('n') is None or number(f['n']))
-                         and (f.get('interval') is None or isinstance(f['interval'], (list, tuple)) and len(f['interval'])==2 and all(map(number, f['interval']))))
+    def fits(f): return (isinstance(f, dict) and is_number(f.get('value')) and isinstance(f.get('how'), str) and (f.get('n') is None or is_number(f['n']))
+                         and (f.get('interval') is None or isinstance(f['interval'], (list, tuple)) and len(f['interval'])==2 and all(map(is_number, f['interval']))))
     return next((k for k,f in facts.items() if not fits(f)), None)
 
 def make_fact(
-    value, # A number, or words
+    value, # A number
     how:str, # A phrase that says how it was found
     n:int|None=None, # Pictures it rests on
     interval=None, # 95 %
@@ -538,7 +536,7 @@ def write_facts(
     modules:tuple=('data', 'models'), # Modules that the facts depend on, besides the chapter's own
 ) -> Path: # The file written
     "Keep counted facts, with the data and the code they come from, in place of earlier ones"
-    if k := _no_fact(facts): raise CourseError(f"The fact '{k}' of {chapter} needs a 'value' and a phrase 'how' that says how it was found.")
+    if k := _no_fact(facts): raise CourseError(f"The fact '{k}' of {chapter} needs a 'value', a number, and a phrase 'how' that says how it was found.")
     code = code_state([o for o in (chapter, *modules) if importlib.util.find_spec(f'transfer_course.{o}')])
     if commit and not is_committed(code): raise CourseError(f"The facts of {chapter} were counted by code that is in no commit: commit the code, then count again.")
     path = _facts_path(chapter, commit)

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['SCALES', 'CourseError', 'nearest', 'unknown', 'course_path', 'results_path', 'runs_path', 'shelf_path', 'sweep',
-           'atomic', 'write_json', 'read_json', 'locked', 'sha256', 'short_arch', 'fingerprint', 'get_scale',
-           'seed_everything', 'get_device', 'processor_kind', 'Numerics', 'choose_numerics', 'keep_freed_memory',
-           'release_memory', 'versions', 'machine', 'code_hash', 'is_committed', 'code_state', 'progress']
+           'atomic', 'write_json', 'read_json', 'is_number', 'locked', 'sha256', 'short_arch', 'fingerprint',
+           'get_scale', 'seed_everything', 'get_device', 'processor_kind', 'Numerics', 'choose_numerics',
+           'keep_freed_memory', 'release_memory', 'versions', 'machine', 'code_hash', 'is_committed', 'code_state',
+           'progress']
 
 # %% ../nbs/lib/00_core.ipynb #95a9b843
 import ast, difflib, functools, glob, hashlib, json, os, platform, random, re, shutil, subprocess, sys
@@ -145,6 +146,12 @@ def read_json(
     except OSError as e: raise CourseError(f"{path} can't be read ({e.strerror}).") from None
     except (ValueError, RecursionError) as e: # no JSON, no UTF-8, a number of thousands of digits, thousands of brackets
         raise CourseError(f"{path} is damaged ({str(e)[:200]}): it was cut short or edited. Move it away and run again.") from None
+
+def is_number(
+    x # Anything
+) -> bool: # False for True and False, and for a whole number that no float holds; a loss may be nan
+    "Is it a number as results keep them?"
+    return isinstance(x, float) or type(x) is int and abs(x) < 2**53
 
 # %% ../nbs/lib/00_core.ipynb #59f77a71
 @contextmanager

@@ -129,13 +129,12 @@ def _text(x): return isinstance(x, str)
 def _name(x): return _text(x) and x.isprintable() and not set(x) & set('/\\') # a part of files' names
 def _flag(x): return isinstance(x, bool)
 def _count(x): return type(x) is int and 0 <= x < 2**53
-def _number(x): return isinstance(x, float) or type(x) is int and abs(x) < 2**53 # a loss may be nan
-def _rate(x): return _number(x) and 0 <= x <= 1
-def _seconds(x): return _number(x) and 0 <= x < 1e12
+def _rate(x): return is_number(x) and 0 <= x <= 1
+def _seconds(x): return is_number(x) and 0 <= x < 1e12
 def _maybe(shape): return lambda x: x is None or not _misfit(x, shape)
 
 _SCORE = dict(n=lambda x: _count(x) and x > 0, correct=_count, acc=_rate)
-_EPOCH = dict(epoch=_count, phase=_count, train_loss=_number, train_acc=_rate, valid_loss=_number, valid_acc=_rate, seconds=_seconds, total_seconds=_seconds)
+_EPOCH = dict(epoch=_count, phase=_count, train_loss=is_number, train_acc=_rate, valid_loss=is_number, valid_acc=_rate, seconds=_seconds, total_seconds=_seconds)
 _SHAPE = dict(name=_name, group=_text, chapter=_text, scale=lambda x: x in SCALES, arm=_text, seed=_count, arch=_text, status=lambda x: x in ('running', 'finished'),
               settings=dict(size=lambda x: _count(x) or isinstance(x, list) and len(x)==2 and all(map(_count, x)), classes=[_text], target=lambda x: x in (None, 'class', 'text'), length=lambda x: x is None or _count(x)), weights=dict(asked=_text, genuine=_flag), machine=_maybe({}), code=dict(modules={}),
               data=dict(name=_text, split=dict(name=_text, train=_count, valid=_count, test=_count, fingerprint=_name)),
@@ -576,7 +575,7 @@ def _train(self:Experiment, learn, run:Run, state:dict|None, say):
             if phase.policy == 'one_cycle': worker.fit_one_cycle(phase.epochs, lr, div=phase.div, pct_start=phase.pct_start, start_epoch=done, cbs=log)
             else: worker.fit(phase.epochs, lr, start_epoch=done, cbs=[log, RateOfEpoch(lambda: self._rate(run, i))])
         before[1] = run.epochs[-1]['total_seconds']
-    for o in learn.cbs.filter(risinstance(ModelEMA)): o.settle()
+        for o in learn.cbs.filter(risinstance(ModelEMA)): o.settle()
 
 @patch
 def _rate(self:Experiment, run:Run, i:int) -> float|None:

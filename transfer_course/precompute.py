@@ -384,23 +384,25 @@ def _activations(learn, below:nn.Module, dl, views:int=1) -> Tensor|None: # (vie
     dtype,channels_last = _precision(learn)
     n = len(dl.dataset)
     def plan():
-        outputs = _outputs(below, dl, views, dtype, channels_last)
-        one = next(outputs) # tells the shape, and is not computed again
+        with _evaluating(below, dtype, channels_last) as device:
+            outputs = _outputs(below, dl, views, device)
+            one = next(outputs) # tells the shape, and is not computed again
         nhwc = one.ndim == 4 and one.is_contiguous(memory_format=torch.channels_last) and not one.is_contiguous()
         shape = [views*n, *(one.permute(0, 2, 3, 1) if nhwc else one).shape[1:]]
         about = dict(shape=shape, dtype=str(one.dtype).removeprefix('torch.'), nhwc=nhwc, words=f"activations of {n:,} pictures" + f' in {views} views'*(views > 1) + f", {' × '.join(map(str, shape[1:]))} {one.dtype}")
-        def fill(path): _fill_activations(chain([one], outputs), torch.from_file(str(path), shared=True, size=int(np.prod(shape)), dtype=one.dtype).view(shape), nhwc)
+        def fill(path):
+            out = torch.from_file(str(path), shared=True, size=int(np.prod(shape)), dtype=one.dtype).view(shape)
+            with _evaluating(below, dtype, channels_last): _fill_activations(chain([one], outputs), out, nhwc)
         return int(np.prod(shape))*one.element_size(), about, fill
     entry = cached('activations', _activations_key(below, dl, views, dtype, channels_last), plan)
     if not entry: return None
     x = _mapped(entry, getattr(torch, entry.about['dtype']))
     return x.permute(0, 3, 1, 2) if entry.about['nhwc'] else x
 
-def _outputs(below:nn.Module, dl, views:int, dtype, channels_last:bool): # -> generator of (n, …), batch after batch
-    "Run the lower half over all pictures and views"
+def _outputs(below:nn.Module, dl, views:int, device): # -> generator of (n, …), batch after batch
+    "Run the lower half over all pictures and views; the caller has it in evaluation mode"
     for k,xb in enumerate(progress(_inputs(dl, views), views*-(-len(dl.dataset)//dl.bs), 'frozen layers')):
-        with _evaluating(below, dtype, channels_last) as device: y = below(xb.to(device).as_subclass(Tensor))
-        yield y
+        yield below(xb.to(device).as_subclass(Tensor))
         if k%16 == 15: release_memory() # or the holes between freed blocks grow, by a hundred megabytes in sixty batches
     release_memory()
 
