@@ -1,5 +1,6 @@
 "The edges of the rules, and what a damaged list of claims does"
 import json, subprocess, sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pandas as pd, pytest
@@ -91,7 +92,14 @@ def test_an_arm_stopped_early_loses_by_construction():
     runs = arms()
     runs[-1].plateaued = lambda: False
     v = judge(ORDER, runs)
+    assert v.verdict == 'not measured' and 'random had fewer than eight epochs' in v.reason
+    runs[-1].epochs = runs[-1].epochs*4
+    v = judge(ORDER, runs)
     assert v.verdict == 'not measured' and 'random was still improving' in v.reason
+    assert judge(replace(ORDER, rule='budget'), runs).verdict == 'holds' # a claim about the budget
+
+def test_a_loss_without_an_open_test_is_no_measure():
+    assert judge(claim(rule='measure', quantity='test.loss', value=.1, unit='nats', tolerance=.1), seeds(.9, .9, .9)).verdict == 'not measured'
 
 def test_an_order_needs_both_arms_three_seeds_and_genuine_weights():
     assert judge(ORDER, arms()[:3]).verdict == 'not measured'

@@ -140,7 +140,7 @@ def use(runs, name):
     from transfer_course.report import board_markdown, caption, compare_table, figure_for, most_wrong, plot_confusion, plot_curves, plot_learning_curve
     for f in compare_table, caption, plot_curves, plot_confusion: told(f, runs)
     told(plot_learning_curve, dict(all=runs))
-    told(experiment.paired_difference, [r for r in runs if r.arm=='pretrained'], [r for r in runs if r.arm=='random'], n_boot=100)
+    told(experiment.paired_difference, [r for r in runs if r.arm=='pretrained'], [r for r in runs if r.arm=='random'])
     for r in runs:
         if r.path.stem != name: continue
         repr(r); r.time_to(.5); r.plateaued()
@@ -202,7 +202,7 @@ def test_a_whole_chapter_is_read(tmp_path, monkeypatch):
     chapter(tmp_path)
     runs = load_runs('flowers', committed=False)
     assert len(runs)==6 and all(r.split().sizes==dict(train=40, valid=30, test=20) and len(r.answers())==50 for r in runs)
-    assert experiment.paired_difference(runs[:3], runs[3:], n_boot=100)['n'] == 30
+    assert experiment.paired_difference(runs[:3], runs[3:])['n'] == 30
 
 def test_what_a_killed_process_leaves_is_no_run(tmp_path, monkeypatch):
     monkeypatch.setenv('TRANSFER_COURSE_RUNS', str(tmp_path))

@@ -109,6 +109,31 @@ def test_a_run_cut_short_goes_on_from_its_checkpoint(shapes, through, tmp_path):
     assert epochs(read_run(run)) == epochs(through)
 
 
+def test_a_run_of_two_versions_of_the_code_is_in_no_commit(shapes, tmp_path):
+    import torch
+    p = process(shapes, tmp_path)
+    while p.stdout.readline().strip() != '0': assert p.poll() is None, p.stderr.read()
+    p.kill(); p.wait()
+    path = next((tmp_path/'own').glob('*.checkpoint.pth'))
+    state = torch.load(path, weights_only=False)
+    state['run']['code'].update(modules=dict(state['run']['code']['modules'], models='000000000000'), dirty=False)
+    torch.save(state, path)
+    exam = path.with_name(path.name.replace('checkpoint.pth', 'exam.csv.gz'))
+    exam.write_bytes(b'of other weights')
+    finish(process(shapes, tmp_path))
+    run = read_run(next((tmp_path/'own').glob('*.json')))
+    assert run.code['dirty'] and run.code['modules']['models'] != '000000000000'
+    assert not exam.exists()
+
+
+def test_other_photos_under_the_same_names_are_other_photos(shapes, through, monkeypatch, tmp_path):
+    from transfer_course.pictures import make_pictures
+    monkeypatch.setenv('TRANSFER_COURSE_RUNS', str(through.path.parent.parent))
+    make_pictures(tmp_path/'shapes', n=48, size=40, seed=1)
+    exp = Experiment('own', str(tmp_path/'shapes'), lambda ds: split_by_hash(ds, .25, .25), 'tf_efficientnet_lite0', Schedule.fine_tune(2), scale='sample', size=32, bs=8, seeds=(0,))
+    with pytest.raises(CourseError, match='another set of photos'): exp.run_one('pretrained', 0)
+
+
 def test_patience_stops_and_the_best_epoch_is_kept(shapes, monkeypatch, tmp_path):
     monkeypatch.setenv('TRANSFER_COURSE_RUNS', str(tmp_path))
     schedule = Schedule.one_cycle(5, lr=1e-12) # nothing is learned, so no epoch after the first is better

@@ -29,7 +29,7 @@ def split_or_skip(f, *args, **kw):
     "A split; examples that leave a class nothing to train with are refused, and passed over"
     try: return f(*args, **kw)
     except CourseError as e:
-        assert 'left to train with' in str(e) or 'has one picture' in str(e)
+        assert re.search('left to train with|has one picture|fell to validation', str(e))
         assume(False)
 
 def whole(split, names):
@@ -42,7 +42,8 @@ def whole(split, names):
 def test_nobody_moves_when_pictures_are_added(names, more, shares, salt):
     before = split_or_skip(split_by_hash, data_set(names), *shares, salt).part_of()
     after = split_or_skip(split_by_hash, data_set({*names, *more}), *shares, salt).part_of()
-    assert {o: after[o] for o in names} == before
+    original = lambda o: any(Path(m).parent == Path(o).parent and Path(o).stem.startswith(Path(m).stem) for m in more)
+    assert all(re.search(r'\(\d+\)', Path(o).stem) and original(o) for o in names if after[o] != before[o]) # but a copy whose original came
 
 @given(NAMES, SHARES, st.randoms())
 def test_the_order_of_the_disk_does_not_count(names, shares, random):
@@ -163,7 +164,8 @@ def test_without_a_folder_to_validate_on_nobody_moves_either(names, more):
     names,more = ([o for o in x if not o.startswith('Valid')] for x in (names, more))
     before = split_or_skip(split_by_folder, data_set(names)).part_of()
     after = split_or_skip(split_by_folder, data_set({*names, *more})).part_of()
-    assert {o: after[o] for o in names} == before
+    original = lambda o: any(Path(m).parent == Path(o).parent and Path(o).stem.startswith(Path(m).stem) for m in more)
+    assert all(re.search(r'\(\d+\)', Path(o).stem) and original(o) for o in names if after[o] != before[o]) # but a copy whose original came
 
 @given(st.lists(st.integers(0, 10**9), min_size=0, max_size=60, unique=True), st.floats(0, 1), st.integers(0, 2**31))
 def test_a_random_split_loses_nobody(numbers, valid, seed):

@@ -10,6 +10,7 @@ __all__ = ['NETS', 'BENCHES', 'spread', 'bare_steps', 'time_steps', 'bench_numer
 # %% ../nbs/lib/65_bench.ipynb #a8443c46
 import json, os, subprocess, sys, tempfile, threading, time
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from statistics import median
 import numpy as np
@@ -382,7 +383,7 @@ def bench_precompute(
 
 def _precompute_summary(limits, ours, fastai, tuned, halves, curve, n):
     "Ratios, shares of the limit, and what they rest on"
-    from transfer_course.experiment import paired_bootstrap, wilson
+    from transfer_course.experiment import paired_interval, wilson
     part = {k: [o for d in limits for o in d[k]] for k in ('decode', 'forward')}
     step = {k: min(d[k] for d in limits) for k in ('train', 'evaluate')} # a step that something disturbed is no bound
     limit = median(part['decode']) + median(part['forward'])
@@ -400,7 +401,7 @@ def _precompute_summary(limits, ours, fastai, tuned, halves, curve, n):
                   valid_acc=dict(fastai=fastai['valid_acc'], fastai_interval=list(wilson(right, fastai['valid'])), ours=sorted(o[k]['valid_acc'] for o in ours for k in o))),
         fine_tune=dict(total, bound=round(bound, 2), share_of_bound=round(bound/total['ours']['median'], 3), times_faster=round(total['fastai']['median']/total['ours']['median'], 2),
                        times_faster_at_the_bound=round(total['fastai']['median']/bound, 2), test_acc={k: [sum(o['right'])/len(o['right']) for o in v] for k,v in tuned.items()},
-                       test_acc_difference=paired_bootstrap(*([o['right'] for o in tuned[k]] for k in ('ours', 'fastai')))),
+                       test_acc_difference=paired_interval(*([o['right'] for o in tuned[k]] for k in ('ours', 'fastai')))),
         half=half, memory_mb=dict(zip(map(str, [o['pictures'] for o in curve]), memory), growth=round(memory[-1]-memory[0], 1) if None not in memory else None),
         curve=[dict(pictures=o['pictures'], ours=o['seconds'], limit=limit/n*o['pictures'], fastai={e: epoch/n*o['pictures']*int(e) for e in o['seconds']}) for o in curve])
 
@@ -462,12 +463,12 @@ def bench_views(
     epochs:int=12, # Of the head
 ) -> dict: # A row for each number of views: accuracy of each seed, difference to endless ones, seconds
     "What caching k views costs in accuracy, and saves in seconds"
-    from transfer_course.experiment import paired_bootstrap
+    from transfer_course.experiment import paired_interval
     runs = {k: [in_process(time_views, k, seed, epochs, 96, n) for seed in seeds] for k in (*views, None)}
     rows = []
     for k,rs in runs.items():
         rows.append(dict(views=k, valid_acc=[sum(o['right'])/len(o['right']) for o in rs], train_acc=[o['train_acc'] for o in rs], seconds=spread([o['total'] for o in rs]),
-                         less_endless=paired_bootstrap(*([o['right'] for o in runs[j]] for j in (k, None)))))
+                         less_endless=paired_interval(*([o['right'] for o in runs[j]] for j in (k, None)))))
         print(rows[-1], flush=True)
     return dict(photos=n, epochs=epochs, seeds=list(seeds), rows=rows)
 
@@ -489,6 +490,7 @@ def time_batch_norms(
     way:str, # `fastai`: the body's batch norms learn; `precomputed`: nothing of it does
     kind:str, # `flowers` or `captchas`
     seed:int, # Of everything
+    lr:float=4e-3, # Highest rate of the cycle
     epochs:int=8, # Of the head
     n:int=1000, # Flowers
 ) -> dict: # right: share of the answers that are right, for each validation picture; total seconds
@@ -503,24 +505,25 @@ def time_batch_norms(
         t0 = time.perf_counter()
         learn = learn.precompute() if way == 'precomputed' else learn
         with learn.no_bar(), learn.no_logging():
-            learn.fit_one_cycle(epochs, 4e-3)
+            learn.fit_one_cycle(epochs, lr)
             total = time.perf_counter()-t0
             probs,y = learn.get_preds()
     return dict(total=total, right=(probs.argmax(-1)==y).float().reshape(len(y), -1).mean(1).tolist())
 
 def bench_batch_norms(
     kinds:tuple=('flowers', 'captchas'), # Of pictures
+    rates:tuple=(1e-3, 4e-3), # Highest of the cycle: a gain may be the rate's
     seeds:tuple=(0, 1, 2), # Of everything
     n:int=1000, # Flowers
     epochs:int=8, # Of the head
-) -> dict: # A row for each kind: accuracy of each seed both ways, precomputed less fastai's with its interval, seconds
+) -> dict: # A row for each kind and rate: accuracy of each seed both ways, precomputed less fastai's with its interval, seconds
     "What a frozen body's batch norms gain by learning, and cost"
-    from transfer_course.experiment import paired_bootstrap
+    from transfer_course.experiment import paired_interval
     rows = []
-    for kind in kinds:
-        runs = {way: [in_process(time_batch_norms, way, kind, seed, epochs, n) for seed in seeds] for way in ('fastai', 'precomputed')}
+    for kind,lr in product(kinds, rates):
+        runs = {way: [in_process(time_batch_norms, way, kind, seed, lr, epochs, n) for seed in seeds] for way in ('fastai', 'precomputed')}
         right = {way: [o['right'] for o in rs] for way,rs in runs.items()}
-        rows.append(dict(kind=kind, pictures=len(right['fastai'][0]), acc={way: [float(np.mean(o)) for o in rs] for way,rs in right.items()}, less_fastai=paired_bootstrap(right['precomputed'], right['fastai']),
+        rows.append(dict(kind=kind, lr=lr, pictures=len(right['fastai'][0]), acc={way: [float(np.mean(o)) for o in rs] for way,rs in right.items()}, less_fastai=paired_interval(right['precomputed'], right['fastai']),
                          seconds={way: spread([o['total'] for o in rs]) for way,rs in runs.items()}))
         print(rows[-1], flush=True)
     return dict(flowers=n, epochs=epochs, seeds=list(seeds), rows=rows)

@@ -177,7 +177,8 @@ def clean_cache(
     "Remove caches; they are made again when they are wanted"
     old = [o for o in entries() if time.time()-o.used >= days*86400]
     for o in old: _discard(o.path)
-    for o in cache_path().glob('.*.part'): shutil.rmtree(o, ignore_errors=True)
+    for name in {o.name[1:].split('.')[0] for o in cache_path().glob('.*.part')}:
+        with contextlib.suppress(CourseError), locked(cache_path(name), f'the cache {name}'): sweep(cache_path(name)) # what is being built stays
     return len(old), sum(o.meta['bytes'] for o in old)
 
 def check_cache() -> list: # Entries that were damaged, and are gone

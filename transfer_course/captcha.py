@@ -99,14 +99,14 @@ def mistaken(
     runs, # Finished runs that read texts
     part:str='valid', # `valid` or `test`
     k:int|None=8, # How many pairs; None: all
-): # -> DataFrame: shows, taken_for, times, of (how often the character came)
-    "The characters that are confused most often, over all of these runs"
+): # -> DataFrame: shows, taken_for, times, of (how often the character came), share (of these, the largest first)
+    "The characters that are confused most readily, over all of these runs"
     import pandas as pd
     rows = pd.concat([r.answers() for r in runs])
     rows = rows[rows.part==part]
-    wrong = rows[rows.target != rows.pred].groupby(['target', 'pred']).size().sort_values(ascending=False, kind='stable')[:k]
-    seen = rows.target.value_counts()
-    return pd.DataFrame([dict(shows=t, taken_for=p, times=int(n), of=int(seen[t])) for (t,p),n in wrong.items()], columns=['shows', 'taken_for', 'times', 'of'])
+    seen,wrong = rows.target.value_counts(), rows[rows.target != rows.pred].groupby(['target', 'pred']).size()
+    pairs = [dict(shows=t, taken_for=p, times=int(n), of=int(seen[t]), share=n/seen[t]) for (t,p),n in wrong.items()]
+    return pd.DataFrame(pairs, columns=['shows', 'taken_for', 'times', 'of', 'share']).sort_values('share', ascending=False, kind='stable', ignore_index=True)[:k]
 
 # %% ../nbs/04_captcha.ipynb #5d7e1203
 def attention_maps(
@@ -237,7 +237,7 @@ def photo_data(
     from transfer_course.chars import captcha_data, text_data
     plain = captcha_data(n, style)
     dest = plain.path.with_name(plain.path.name.replace('captcha', 'captcha-on-flowers', 1))
-    with locked(dest, f'the CAPTCHAs in {dest.name}'):
+    with locked(dest, f'the CAPTCHAs in {dest.name}', timeout=600):
         if not dest.exists():
             _sample_photos(style) # decoded once, before threads ask for them
             with atomic(dest) as tmp, ThreadPoolExecutor(os.cpu_count()) as pool: list(pool.map(lambda i: _put_on_photos(plain, tmp, i, style), range(0, len(plain), 100)))
@@ -272,7 +272,7 @@ def plot_leads(
     ax.axvline(0, color='#888888', lw=1); ax.set(yticks=range(len(found)), yticklabels=list(found), xlabel=label, ylim=(len(found)-.5, -.5))
     d = next(iter(found.values()))
     plt.close(fig) # a cell shows what it returns
-    caption_below(fig, f"Characters read rightly of {d['n']:,} test pictures; {d['seeds']} seeds, paired picture by picture, 95 %.")
+    caption_below(fig, f"Characters read correctly of {d['n']:,} test pictures; {d['seeds']} seeds, paired picture by picture, 95 %.")
     return fig
 
 # %% ../nbs/04_captcha.ipynb #ab4f864f
@@ -321,9 +321,10 @@ def _speed_facts() -> dict:
     ours,theirs = committed(), runs_of_pets()
     if not ours or not theirs or not all(r.plateaued() for r in ours+theirs): return {}
     a,b = speed_gain(ours), speed_gain(theirs)
-    n = min(len(a), len(b)) # the seeds of two chapters have nothing to do with each other: any pairs will do
-    mean,lo,hi = np.exp(mean_interval(a[:n]-b[:n]))
-    how = f"epochs until the random arm is stable over those of the pretrained one ({np.exp(a.mean()):.2f}), over the same ratio for pets ({np.exp(b.mean()):.2f}); {n} seeds each"
+    from scipy.stats import ttest_ind
+    ends = ttest_ind(a, b, equal_var=False).confidence_interval() # Welch's: the seeds of two chapters have nothing to do with each other
+    mean,lo,hi = np.exp([a.mean()-b.mean(), *ends])
+    how = f"epochs until the random arm is stable over those of the pretrained one ({np.exp(a.mean()):.2f}), over the same ratio for pets ({np.exp(b.mean()):.2f}); {len(a)} and {len(b)} seeds"
     return {'gain_over_that_of_pets': make_fact(float(mean), how, interval=[float(lo), float(hi)])}
 
 def _lead_facts() -> dict:
@@ -333,7 +334,7 @@ def _lead_facts() -> dict:
     def gains(runs): # (seeds, pictures)
         def right(arm): return np.stack([o.sort_index().to_numpy() for _,o in sorted(right_answers([r for r in runs if r.arm==arm], 'test').items())])
         return right('pretrained')-right('random')
-    d = paired_bootstrap(gains(photos), gains(paper))
+    d = paired_interval(gains(photos), gains(paper))
     how = f"lead of the pretrained arm for texts on photos, less that on white paper; {d['seeds']} seeds of both arms, the same {d['n']} test texts"
     return {'lead_on_photos_less_lead_on_paper': make_fact(d['diff'], how, d['n'], [d['lo'], d['hi']])}
 

@@ -310,6 +310,8 @@ def through_jpeg(
         return np.asarray(Image.open(buf))
     return torch.tensor(np.stack([back(o) for o in pictures.permute(0, 2, 3, 1).numpy()])).permute(0, 3, 1, 2)
 
+def _files_in(folder:Path) -> int: return sum(1 for _ in folder.iterdir()) if folder.exists() else 0
+
 def write_captchas(
     dest:str|Path, # A folder; gone on with, if it was begun with the same style and seed
     n:dict, # Part to number of pictures, such as dict(train=200_000, valid=5_000, test=5_000)
@@ -321,18 +323,19 @@ def write_captchas(
     from concurrent.futures import ThreadPoolExecutor
     from dataclasses import asdict
     from PIL import Image
-    import json, os
+    import json, os, shutil
     dest,about = Path(dest), json.loads(json.dumps(dict(asdict(style), seed=seed) | (dict(draw=draw.__name__) if draw is not render else {})))
     if odd := next((c for c in style.alphabet if not c.isalnum()), None): raise CourseError(f"The alphabet has {odd!r}, and each picture's file is named by its text: take letters and digits.")
-    with locked(dest, f'the CAPTCHAs in {dest.name}'):
+    with locked(dest, f'the CAPTCHAs in {dest.name}', timeout=600):
         noted = dest/'style.json'
         if noted.exists() and read_json(noted) != about: raise CourseError(f"{dest} was begun with another style or seed: choose another folder, or remove that one first.")
         codes = {part: unique_texts(style, part, k, seed) for part,k in n.items()}
         write_json(noted, about)
-        todo = [(part, i) for part,c in codes.items() for i in range(0, len(c), 1000) if not (dest/part/f'{i//1000:03}').exists()]
+        todo = [(part, i) for part,c in codes.items() for i in range(0, len(c), 1000) if _files_in(dest/part/f'{i//1000:03}') < len(c[i:i+1000])]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for part,i in progress(todo, comment=f'Drawing {dest.name}'):
                 chosen = codes[part][i:i+1000]
+                shutil.rmtree(dest/part/f'{i//1000:03}', ignore_errors=True) # there, it is from a shorter list of texts
                 with atomic(dest/part/f'{i//1000:03}') as tmp:
                     tmp.mkdir()
                     x = draw(chosen, range(i, i+len(chosen)), style, seed).permute(0, 2, 3, 1).numpy()

@@ -6,9 +6,9 @@
 __all__ = ['FORMULAS', 'VERDICTS', 'RULES', 'QUANTITIES', 'CONDITIONS', 'SEEDS_SOONER', 'Claim', 'binomial_chance',
            'predictive_chance', 'fisher', 'fits', 'evaluate', 'show', 'Verdict', 'Rule', 'rule', 'agrees',
            'judge_arithmetic', 'judge_probability', 'judge_literature', 'misses', 'judge_count', 'witnesses', 'band',
-           'describe', 'nearest_runs', 'judge_rate', 'judge_ordering', 'judge_sooner', 'read_claims', 'make_fact',
-           'likeness_fact', 'write_facts', 'load_facts', 'judge', 'board', 'tally', 'board_text', 'article_figure',
-           'Stale', 'stale']
+           'describe', 'nearest_runs', 'judge_rate', 'judge_ordering', 'judge_budget', 'judge_sooner', 'read_claims',
+           'make_fact', 'likeness_fact', 'write_facts', 'load_facts', 'judge', 'board', 'tally', 'board_text',
+           'article_figure', 'Stale', 'stale']
 
 # %% ../nbs/lib/55_claims.ipynb #2b0cc310
 import ast, importlib.util, math, operator, re, statistics, tomllib
@@ -336,8 +336,8 @@ def nearest_runs(
     runs, # Runs of the chapter
 ) -> tuple: # The seeds of one experiment ([] when none bears on the claim), and the conditions they miss
     "The finished runs that come closest to the claim's own conditions"
-    part,_ = QUANTITIES[claim.quantity]
-    ok = [r for r in runs if r.status=='finished' and (part is None or getattr(r, part)) and _bears_on(claim, r)]
+    part,read = QUANTITIES[claim.quantity]
+    ok = [r for r in runs if r.status=='finished' and (part is None or getattr(r, part)) and _bears_on(claim, r) and read(r) is not None]
     if not ok: return [], []
     best = min(groupby(ok, lambda r: (r.group, r.arm)).values(), key=lambda g: (len(_unmet(claim, g)), -len(g)))
     return best, _unmet(claim, best)
@@ -385,28 +385,55 @@ def _both(claim, runs, part):
     pairs = [g for g in groupby(ok, 'group').values() if {r.arm for r in g}==set(claim.arms)]
     return min(pairs, key=lambda g: (len(_unmet(claim, g)), -SCALES.index(g[0].scale), -len(g)), default=None)
 
+def _sides(claim, runs): # -> (seed to run of the first arm, of the second), or the Verdict that ends it
+    "The runs of both arms that a comparison rests on"
+    found = _both(claim, runs, QUANTITIES[claim.quantity][0])
+    if not found: return _absent(claim, f"No experiment of {claim.article} has finished runs of both {' and '.join(claim.arms)}.")
+    sides = tuple({r.seed: r for r in found if r.arm==o} for o in claim.arms)
+    if min(map(len, sides)) > 1 and not sides[0].keys() & sides[1].keys(): return _absent(claim, f"The arms {' and '.join(claim.arms)} share no seed.")
+    if why := _unmet(claim, found): return Verdict(claim, 'not comparable', f'Measured under other conditions: {_join(why)}.', seeds=max(map(len, sides)), rests_on=[r.name for r in found])
+    return sides
+
+def _unfinished(runs):
+    "Why some of these arms can't be said to have shown what they can; None where all have. A probe is fitted to the end"
+    left = [r for r in runs if 'probe' not in r.arm and not r.plateaued()]
+    if not left: return None
+    arms,short = sorted({r.arm for r in left}), max(len(r.epochs) for r in left) < 8
+    what = 'had fewer than eight epochs, too few to tell whether the curve had stopped rising' if short else ('were' if len(arms) > 1 else 'was') + ' still improving when stopped'
+    return f"The arm{'s'*(len(arms) > 1)} {' and '.join(arms)} {what}: a net stopped early loses by construction."
+
 @rule('ordering', 'run', ('arms',), _run_command)
 def judge_ordering(
     claim:Claim, # With `arms`, the one said to be ahead first
     runs, # Runs of the chapter
     facts, # Not used
+    plateau:bool=True, # Only where both arms have stopped rising
 ) -> Verdict:
     "Is one arm ahead of the other? Only where both have plateaued and the paired interval leaves zero out"
-    part,_ = QUANTITIES[claim.quantity]
-    found = _both(claim, runs, part)
-    if not found: return _absent(claim, f"No experiment of {claim.article} has finished runs of both {' and '.join(claim.arms)}.")
-    a,b = ([r for r in found if r.arm==o] for o in claim.arms)
-    kw = dict(seeds=len({r.seed for r in a}&{r.seed for r in b}), rests_on=[r.name for r in a+b])
+    sides = _sides(claim, runs)
+    if isinstance(sides, Verdict): return sides
+    a,b = (list(o.values()) for o in sides)
+    seeds = max(map(len, sides)) if min(map(len, sides)) == 1 else len(sides[0].keys() & sides[1].keys()) # a probe has one run, for all seeds
+    kw = dict(seeds=seeds, rests_on=[r.name for r in a+b])
     def say(word, reason): return Verdict(claim, word, reason, **kw)
-    if why := _unmet(claim, found): return say('not comparable', f'Measured under other conditions: {_join(why)}.')
-    rising = sorted({r.arm for r in found if 'probe' not in r.arm and not r.plateaued()}) # a probe is fitted to the end
-    if rising: return say('not measured', f"{'The arms' if len(rising) > 1 else 'The arm'} {' and '.join(rising)} {'were' if len(rising) > 1 else 'was'} still improving when stopped: a net stopped early loses by construction.")
-    if kw['seeds']<3: return say('undecided', f"Only {_seeds(kw['seeds'])}: three at least show how far a result wanders.")
+    if plateau and (why := _unfinished(a+b)): return say('not measured', why)
+    if seeds < 3: return say('undecided', f"Only {_seeds(seeds)}: three at least show how far a result wanders.")
     from transfer_course.experiment import paired_difference
+    part,_ = QUANTITIES[claim.quantity]
     d = paired_difference(a, b, part=part)
     kw.update(ours=d['diff'], interval=(d['lo'], d['hi']), n=d['n'])
     word = 'holds' if d['lo']>0 else 'does not hold' if d['hi']<0 else 'undecided'
-    return say(word, f"Judged at scale {found[0].scale}: {claim.arms[0]} less {claim.arms[1]} is {show(d['diff'], 'difference')} over {_seeds(kw['seeds'])}, paired photo by photo.")
+    at = f"scale {a[0].scale}" + ('' if plateau else f", after {len(a[0].epochs)} epochs each")
+    return say(word, f"Judged at {at}: {claim.arms[0]} less {claim.arms[1]} is {show(d['diff'], 'difference')} over {_seeds(seeds)}, paired photo by photo.")
+
+@rule('budget', 'run', ('arms',), _run_command)
+def judge_budget(
+    claim:Claim, # As for `judge_ordering`
+    runs, # Runs of the chapter
+    facts, # Not used
+) -> Verdict:
+    "Is one arm ahead of the other after the same few epochs? Such a claim is about the budget, so nobody need have plateaued"
+    return judge_ordering(claim, runs, facts, plateau=False)
 
 # %% ../nbs/lib/55_claims.ipynb #f640607e
 def _stable(run):
@@ -425,21 +452,19 @@ def judge_sooner(
     facts, # Not used
 ) -> Verdict:
     "Does one arm need fewer epochs than the other, in each seed?"
+    sides = _sides(claim, runs)
+    if isinstance(sides, Verdict): return sides
     part,read = QUANTITIES[claim.quantity]
-    found = _both(claim, runs, part)
-    if not found: return _absent(claim, f"No experiment of {claim.article} has finished runs of both {' and '.join(claim.arms)}.")
-    early,late = ({r.seed: read(r) for r in found if r.arm==o} for o in claim.arms)
-    seeds = sorted(set(early) & set(late))
+    early,late = ({seed: read(r) for seed,r in o.items()} for o in sides)
+    seeds,found = sorted(set(early) & set(late)), [r for o in sides for r in o.values()]
     from transfer_course.experiment import mean_interval
     mean,lo,hi = (math.exp(o) for o in mean_interval([math.log(late[k]/early[k]) for k in seeds]))
     kw = dict(ours=mean, interval=None if math.isnan(lo) else (lo, hi), seeds=len(seeds), n=min(witnesses(getattr(r, part)) for r in found), rests_on=[r.name for r in found])
     told = '; '.join(f'{early[k]} and {late[k]}' for k in seeds)
-    def say(word, reason): return Verdict(claim, word, f"{reason} Epochs of {' and '.join(claim.arms)}, seed by seed: {told}; judged at scale {found[0].scale}.{' '+claim.note if claim.note else ''}", **kw)
-    if why := _unmet(claim, found): return say('not comparable', f'Measured under other conditions: {_join(why)}.')
-    sooner = sum(early[k] < late[k] for k in seeds)
-    if sooner < len(seeds): return say('does not hold', f'{claim.arms[0]} was sooner in {sooner} of {_seeds(len(seeds))}.')
-    if len(seeds) < SEEDS_SOONER: return say('undecided', f"Sooner in {_seeds(len(seeds))} of {len(seeds)}, and {SEEDS_SOONER} at least are asked for: three of three falls by chance one time in eight.")
-    return say('holds', f'{claim.arms[0]} was sooner in each of {_seeds(len(seeds))}.')
+    sooner = f"{claim.arms[0]} was sooner in {sum(early[k] < late[k] for k in seeds)} of {_seeds(len(seeds))}"
+    def say(word, more=''): return Verdict(claim, word, f"{sooner}{more}. Epochs of {' and '.join(claim.arms)}, seed by seed: {told}; judged at scale {found[0].scale}.{' '+claim.note if claim.note else ''}", **kw)
+    if len(seeds) < SEEDS_SOONER: return say('undecided', f", and {SEEDS_SOONER} at least are asked for: three of three falls by chance one time in eight")
+    return say('holds' if all(early[k] < late[k] for k in seeds) else 'does not hold')
 
 # %% ../nbs/lib/55_claims.ipynb #5053134d
 _KEYS = [f.name for f in fields(Claim)]
@@ -621,12 +646,15 @@ class Stale:
 
     def to_dict(self) -> dict: return asdict(self)
 
+def _table(x) -> dict: return x if isinstance(x, dict) else {}
+
 def _made(own):
-    "File and code of each result that says which code made it"
+    "File and code of each result that says which code made it: a run, facts, a study, or a bench, which keeps one result a kind of processor"
     for root in [results_path()] + [runs_path()]*own:
-        for p in sorted(root.glob('*/[!.]*.json')): # what a killed process left begins with a dot
+        for p in sorted(p for folder in ('*', '*/studies') for p in root.glob(f'{folder}/[!.]*.json')): # what a killed process left begins with a dot
             d = read_json(p)
-            if isinstance(d, dict) and isinstance(d.get('code'), dict) and isinstance(d['code'].get('modules'), dict): yield p.relative_to(root).as_posix(), d['code']
+            for o in [d, *d.values(), *_table(d.get('facts')).values()] if isinstance(d, dict) else []: # a fact that was kept from an earlier count has its own
+                if isinstance(o, dict) and isinstance(o.get('code'), dict) and isinstance(o['code'].get('modules'), dict): yield p.relative_to(root).as_posix(), o['code']
 
 def stale(
     own:bool=False, # The reader's own runs too
@@ -638,4 +666,4 @@ def stale(
     now = code_state(here)['modules'] if here else {}
     rows = [Stale(f, code.get('commit'), [m for m,h in code['modules'].items() if m in now and now[m]!=h],
                   [m for m in code['modules'] if m not in now]) for f,code in made]
-    return [r for r in rows if r.changed or r.gone]
+    return list({str(r): r for r in rows if r.changed or r.gone}.values())

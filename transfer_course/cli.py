@@ -7,8 +7,9 @@ __all__ = ['chapters', 'find_chapter', 'parse_seeds', 'own_experiment', 'run', '
            'predict', 'export', 'cache', 'bench', 'app', 'shelf', 'submit', 'workbook', 'main']
 
 # %% ../nbs/lib/80_cli.ipynb #4b0a7f47
-import argparse, importlib, json, os, sys, warnings
+import argparse, importlib, importlib.util, json, os, re, sys, warnings
 from dataclasses import replace
+from pathlib import Path
 from .core import *
 
 # %% ../nbs/lib/80_cli.ipynb #28fb260e
@@ -42,7 +43,8 @@ def own_experiment(
     "The flowers chapter's protocol on a reader's own photos: both arms, on the folder's own split or one by hash"
     from transfer_course.data import get_split
     from transfer_course.experiment import Experiment, Schedule
-    return Experiment('own', folder, get_split, arch, changes.pop('schedule', Schedule.fine_tune(3)), scale=scale, **changes)
+    name = re.sub(r'[^\w.-]+', '-', Path(folder).expanduser().resolve().name) # in the runs' names: two folders are two experiments
+    return Experiment('own', folder, get_split, arch, changes.pop('schedule', Schedule.fine_tune(3)), scale=scale, variant=name, **changes)
 
 def _changes(args) -> dict:
     "Fields of an `Experiment` from the command line's options; what was not given is left to the chapter"
@@ -79,7 +81,7 @@ def missing_runs(
 def _of_older_code(path) -> bool:
     "Is there a run at `path` that other code made than what is here?"
     made = read_json(path)['code']['modules'] if path.exists() else {}
-    return made != code_state(list(made))['modules']
+    return made != code_state([o for o in made if importlib.util.find_spec(f'transfer_course.{o}')])['modules']
 
 def runs(args):
     "Work through all runs of the course that are missing"

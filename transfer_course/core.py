@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCALES', 'CourseError', 'nearest', 'unknown', 'course_path', 'results_path', 'runs_path', 'shelf_path', 'sweep',
            'atomic', 'write_json', 'read_json', 'is_number', 'locked', 'sha256', 'short_arch', 'fingerprint',
-           'get_scale', 'seed_everything', 'get_device', 'processor_kind', 'Numerics', 'choose_numerics',
+           'get_scale', 'seed_everything', 'same_dice', 'get_device', 'processor_kind', 'Numerics', 'choose_numerics',
            'keep_freed_memory', 'release_memory', 'versions', 'machine', 'code_hash', 'is_committed', 'code_state',
            'progress']
 
@@ -210,6 +210,17 @@ def seed_everything(
     if torch.cuda.is_available():
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
 
+@contextmanager
+def same_dice():
+    "Leave the random numbers of Python, numpy and torch as they were found"
+    import numpy as np, torch
+    python,numpy,cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
+    try: yield
+    finally:
+        random.setstate(python); np.random.set_state(numpy); torch.set_rng_state(cpu)
+        if gpu: torch.cuda.set_rng_state_all(gpu)
+
 # %% ../nbs/lib/00_core.ipynb #ddbaaf15
 def get_device() -> str: # 'cuda', 'mps' or 'cpu'
     "Where to train: a GPU if there is one"
@@ -319,10 +330,11 @@ def code_state(
     def git(*args):
         try: return subprocess.run(['git', '-C', str(package), *args], capture_output=True, text=True, timeout=10)
         except (OSError, subprocess.TimeoutExpired): return None
-    head = git('rev-parse', '--short=12', 'HEAD')
+    head = git('rev-parse', '--short=12', 'HEAD') if _checkout() else None # an installed wheel may lie in another project's checkout
     ok = head is not None and head.returncode == 0
     files = [package/f'{o}.py' for o in modules]
-    dirty = ok and bool(git('status', '--porcelain', '--', *map(str, files)).stdout.strip())
+    status = git('status', '--porcelain', '--', *map(str, files)) if ok else None
+    dirty = ok and (status is None or status.returncode != 0 or bool(status.stdout.strip())) # where git can't tell, nobody can
     return dict(commit=head.stdout.strip() if ok else None, dirty=dirty, modules={p.stem: code_hash(p.read_text()) for p in files})
 
 # %% ../nbs/lib/00_core.ipynb #47d75d17

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PICTURE_ENDINGS', 'PARTS', 'MAX_MEMORY', 'MAX_RATIO', 'TRIES', 'PAUSE', 'PROBLEMS', 'data_sets', 'natural_key',
            'DataSet', 'aside_path', 'own_data', 'open_picture', 'unpack', 'archive_sha256', 'get_archive',
-           'read_credits', 'get_data', 'Split', 'stem_key', 'hash_unit', 'split_by_hash', 'split_by_folder',
+           'read_credits', 'get_data', 'Split', 'stems_of', 'stem_key', 'hash_unit', 'split_by_hash', 'split_by_folder',
            'first_of_each', 'name_list', 'held_out', 'random_split', 'split_flowers_article', 'split_sample',
            'few_per_class', 'get_split', 'known_problems', 'Check', 'check', 'difference_hash', 'near_copies',
            'write_sample']
@@ -318,7 +318,7 @@ def archive_sha256(
     now = dict(file=path.name, stamp=[path.stat().st_size, path.stat().st_mtime_ns])
     if isinstance(old := seen().get(key), dict) and old | now == old and 'sha256' in old: return old['sha256']
     now['sha256'] = sha256(path)
-    with locked(memo, 'the list of checked archives'):
+    with locked(memo, 'the list of checked archives', timeout=60):
         write_json(memo, seen() | {key: now})
     return now['sha256']
 
@@ -536,14 +536,25 @@ class Split:
         return split
 
 # %% ../nbs/lib/20_data.ipynb #d4a4fb20
-_COPY = re.compile(r'( ?\(\d+\)|[ _-]+(copy|kopie|copie)( ?\(?\d+\)?)?)$', re.I)
+_COPY = re.compile(r'( ?\(\d+\)|( - |[ _-])(copy|kopie|copie)( ?\(?\d+\)?)?)$', re.I)
+
+def stems_of(
+    names # Pictures, folders included
+) -> set: # Their names without endings
+    "What `stem_key` looks originals up in"
+    return {str(PurePosixPath(o).with_suffix('')) for o in names}
 
 def stem_key(
-    name:str # A picture's name, folders included
+    name:str, # A picture's name, folders included
+    stems:set|None=None # `stems_of` all names: a mere number in brackets marks a copy only where the original is there; None: it always does
 ) -> str: # The same for a picture and its near copies
     "The stem of a name, without what marks a copy or one of Flickr's sizes"
-    stem = PurePosixPath(name).stem
-    while (shorter := _COPY.sub('', stem)) not in ('', stem): stem = shorter
+    path = PurePosixPath(name)
+    stem = path.stem
+    while (m := _COPY.search(stem)) and m.start():
+        shorter = stem[:m.start()]
+        if stems is not None and not m[2] and str(path.with_name(shorter)) not in stems: break # a file manager numbers a whole folder so
+        stem = shorter
     return re.sub(r'^(\d+_[0-9a-f]{10})_[a-z]$', r'\1', stem)
 
 def hash_unit(
@@ -557,13 +568,14 @@ def split_by_hash(
     valid:float=.2, # Share for validation
     test:float=0., # Share for the test
     salt:str='', # Another salt, another split
-) -> Split: # About those shares; a picture's part depends on its own name alone
+) -> Split: # About those shares; a picture's part depends on its own name alone, and a copy's on its original's
     "A split that stays as it is when pictures are added"
-    parts = dict(train=[], valid=[], test=[])
+    parts,stems = dict(train=[], valid=[], test=[]), stems_of(ds.names)
     for name in ds.names:
-        u = hash_unit(salt + stem_key(name))
+        u = hash_unit(salt + stem_key(name, stems))
         parts['test' if u < test else 'valid' if u < test+valid else 'train'].append(name)
     _refuse_starved(ds, parts, valid+test)
+    if valid and not parts['valid']: raise CourseError(f"None of the {len(ds)} pictures of {ds.name} fell to validation: add some, or split with another salt.")
     return Split(**parts, name=f'hash-{valid:g}-{test:g}' + (f'-{salt}' if salt else ''))
 
 def _refuse_starved(ds, parts, share):
@@ -585,7 +597,8 @@ def split_by_folder(
         if part is None: raise CourseError(f"{ds.name} has no folders 'train' and 'valid' or 'test' ({name}): use split_by_hash.")
         parts[part].append(name)
     if not parts['valid']:
-        parts['valid'] = [o for o in parts['train'] if hash_unit(stem_key(o)) < valid]
+        stems = stems_of(ds.names)
+        parts['valid'] = [o for o in parts['train'] if hash_unit(stem_key(o, stems)) < valid]
         parts['train'] = sorted(set(parts['train']) - set(parts['valid']))
     _refuse_starved(ds, parts, 1)
     return Split(**parts, name='folders')
@@ -639,7 +652,9 @@ def split_flowers_article(
     return Split(train, valid, sorted(test), 'article' if (order, seed)==('natural', 42) else f'article-{order}-{seed}')
 
 # %% ../nbs/lib/20_data.ipynb #282575fb
-def _by_hash(names, salt=''): return sorted(names, key=lambda o: (hash_unit(salt + stem_key(o)), o))
+def _by_hash(names, salt=''):
+    stems = stems_of(names)
+    return sorted(names, key=lambda o: (hash_unit(salt + stem_key(o, stems)), o))
 
 def split_sample(
     ds:DataSet # The course's sample, or kinds of it

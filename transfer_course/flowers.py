@@ -17,7 +17,7 @@ from .claims import *
 from .data import *
 from .experiment import *
 
-# %% ../nbs/01_flowers.ipynb #f02679f4
+# %% ../nbs/01_flowers.ipynb #d07f448b
 SETTINGS = {
     'sample': dict(arch='tf_efficientnet_lite0', size=96, bs=16, schedule=Schedule.fine_tune(8), seeds=(0,)),
     'quick': dict(arch='tf_efficientnet_lite0', size=128, bs=64, schedule=Schedule.fine_tune(3), seeds=(0, 1, 2)),

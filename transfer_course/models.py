@@ -124,7 +124,10 @@ def read_tensors(
             sd = load_file(path)
         else: sd = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as e: raise CourseError(f"The weights {path.name} can't be read ({type(e).__name__}): the file is damaged or no file of tensors; fetch it again.") from None
-    sd = sd.get('state_dict', sd)
+    inner = next((sd[k] for k in ('state_dict', 'model', 'state_dict_ema') if isinstance(sd, dict) and isinstance(sd.get(k), dict)), sd)
+    if not isinstance(inner, dict) or not all(isinstance(v, torch.Tensor) for v in inner.values()):
+        raise CourseError(f"The weights {path.name} hold more than tensors by name: save the net's own `state_dict()` and name that file.")
+    sd = inner
     return {k: v.float() if v.is_floating_point() else v for k,v in sd.items()}
 
 def load_weights(
@@ -166,8 +169,9 @@ def _load_into(net:nn.Module, arch:str, weights:Weights):
     if weights.path: return load_weights(net, read_tensors(weights.path), f"The weights {weights.path.name}")
     library,name = arch.split(':')
     try:
-        if library == 'timm': sd = timm.create_model(name, pretrained=True, **weights.kwargs).state_dict()
-        else: sd = torchvision.models.get_model_weights(name).DEFAULT.get_state_dict(progress=False, check_hash=True)
+        with same_dice(): # a second net draws random numbers, and the random arm makes none
+            if library == 'timm': sd = timm.create_model(name, pretrained=True, **weights.kwargs).state_dict()
+            else: sd = torchvision.models.get_model_weights(name).DEFAULT.get_state_dict(progress=False, check_hash=True)
     except Exception as e:
         raise CourseError(f"ImageNet weights for {arch} are neither on the shelf nor in a package, and {library}'s download failed ({type(e).__name__}): connect to the network, "
                           "put the file on a shelf, or take `--arch tf_efficientnet_lite0`, whose weights come as a package.") from None
@@ -313,7 +317,15 @@ class UseNumerics(Callback):
         self._cast = None
 
     def after_cancel_batch(self): self._leave()
-    def after_cancel_fit(self): self._leave()
+    let_go = _leave
+
+@patch
+def _with_events(self:Learner, f, event_type, ex, final=noop):
+    "As fastai's; where an interrupt or an error breaks it off, no callback leaves its precision or its loss behind"
+    try: self._orig__with_events(f, event_type, ex, final)
+    except BaseException:
+        for cb in self.cbs: getattr(cb, 'let_go', noop)()
+        raise
 
 # %% ../nbs/lib/30_models.ipynb #b886d9ad
 def transfer_learner(
@@ -369,8 +381,7 @@ class TrainingLoss(Callback):
 
     def after_train(self): self._back()
     def after_cancel_train(self): self._back()
-    def after_cancel_fit(self): self._back()
-    def after_fit(self): self._back()
+    let_go = _back
 
 class RateOfEpoch(Callback):
     "Set the learning rate before each epoch; None leaves it as it is"

@@ -76,7 +76,7 @@ def clue_accuracy(
     clues:dict, # As from `source_clues`
     seed:int=0, # Of the forest
 ) -> dict: # Kind of clue, `size and bytes` and `all` to (right answers, photos)
-    "How many test photos a forest of 300 trees names rightly from each kind of clue"
+    "How many test photos a forest of 300 trees names correctly from each kind of clue"
     from sklearn.ensemble import RandomForestClassifier
     row = {n: i for i,n in enumerate(ds.names)}
     train,test = ([row[n] for n in part] for part in (split.train, split.test))
@@ -97,7 +97,7 @@ def imagenet_kin() -> dict: # Animal to numbers of ImageNet's classes
 # %% ../nbs/03_pets.ipynb #c864ae52
 def recalls(
     rows, # Answers with columns target and pred
-) -> dict: # Class to the share of its photos that were named rightly, and `balanced`, their mean
+) -> dict: # Class to the share of its photos that were named correctly, and `balanced`, their mean
     "Recall of each class, and balanced accuracy"
     right = (rows.target == rows.pred).groupby(rows.target).mean()
     return {**right.to_dict(), 'balanced': float(right.mean())}
@@ -172,7 +172,7 @@ def _clue_facts(ds:DataSet, split:Split) -> dict:
     "What tells the class without the animal"
     found = clue_accuracy(ds, split, source_clues(ds))
     most = Counter(ds.labels[n] for n in split.test).most_common(1)[0]
-    facts = {f'told_by_{k.replace(" ", "_")}': make_fact(value=r/n, n=n, interval=wilson(r, n), how=f'share of the test photos that 300 trees name rightly from {k}') for k,(r,n) in found.items()}
+    facts = {f'told_by_{k.replace(" ", "_")}': make_fact(value=r/n, n=n, interval=wilson(r, n), how=f'share of the test photos that 300 trees name correctly from {k}') for k,(r,n) in found.items()}
     return facts | {'most_frequent_class': make_fact(value=most[1]/len(split.test), n=len(split.test), how=f"share of '{most[0]}' among the test photos")}
 
 def _listed_facts(
@@ -204,5 +204,6 @@ def facts(
     "Count what this chapter counts, and keep it"
     exp = next((e for e in experiments() for r in committed()[:1] if e.group == r.group), experiment('quick')) # the runs that the page draws
     ds = exp.dataset
-    kept = {k: v for k,v in load_facts('pets').get('facts', {}).items() if 'moved' in k or k.startswith('open_images')} # what another machine has counted, with its weights or a network
+    had = load_facts('pets') # what another machine has counted, with its weights or a network, by the code it had
+    kept = {k: dict(v, code=v.get('code') or had['code']) for k,v in had.get('facts', {}).items() if 'moved' in k or k.startswith('open_images')}
     return write_facts('pets', _net_facts() | _clue_facts(ds, get_split(ds)) | kept | _listed_facts() | _moved_facts(exp) | likeness_fact(ds), ds.info, commit)

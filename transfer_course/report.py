@@ -407,7 +407,7 @@ def gains(
 def _gain(chapter, group, arm, runs, random, part, facts):
     "One line"
     mean = lambda runs, f: statistics.fmean(f(r) for r in runs)
-    d = paired_difference(runs, random, part, n_boot=2000)
+    d = paired_difference(runs, random, part)
     level = mean(random, lambda r: r.valid['acc'])
     needed = [r.time_to(level) for r in runs]
     variant = random[0].settings.get('variant') or ''
@@ -440,8 +440,8 @@ def plot_gains(
     left.set(xscale='log', xlabel='training pictures', ylabel='lead over random weights (points)'); left.legend()
     right.set(xscale='log', yscale='log', xlabel='epochs of the random arm', ylabel='epochs to get as far')
     for axis in (left.xaxis, right.xaxis, right.yaxis): axis.set_major_formatter(lambda x, _: f'{x:,.0f}')
-    caption_below(fig, f"{len(rows)} comparisons from committed runs: same net, schedule and photos on both sides. Lead: accuracy on validation, paired photo by photo, 95 % over seeds and photos. Likeness: how sure a net is what it sees that knows ImageNet alone (its mean highest probability). "
-                       f"Right: below the dotted line epochs are saved. In {(~rows.plateaued.astype(bool)).sum()} of them the random arm was still rising when it stopped.")
+    caption_below(fig, f"{len(rows)} comparisons from committed runs: same net, schedule and photos on both sides. Lead: accuracy on validation, paired photo by photo, 95 % over seeds and photos. Likeness: the mean of the highest probability that a net trained on ImageNet alone gives each picture. "
+                       f"Right: below the dotted line epochs are saved. In {(~rows.plateaued.astype(bool)).sum()} of them the random arm was still rising when it stopped, or had too few epochs to tell.")
     return fig
 
 # %% ../nbs/lib/60_report.ipynb #666490f3
