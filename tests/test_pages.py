@@ -30,6 +30,16 @@ def test_saved_outputs_are_quiet(path):
             assert o.get('name') != 'stderr', (path.name, ''.join(c['source'])[:60])
             assert '<progress' not in json.dumps(o.get('data', {})), (path.name, ''.join(c['source'])[:60])
 
+SHOWING = re.compile(r'(table|drawn|print|display|Markdown)\(')
+
+@pytest.mark.parametrize('path', PAGES + sorted((NBS/'lib').glob('*.ipynb')), ids=lambda p: p.stem)
+def test_what_a_cell_shows_is_saved(path):
+    for c in cells(path):
+        lines = ''.join(c['source']).rstrip().split('\n')
+        said = {o[2:].split(':')[0].strip() for o in lines if o.startswith('#|')} # `#| hide`, `#| real`, `#| eval: false` …
+        if c['cell_type'] == 'code' and said <= {'echo'} and SHOWING.match(lines[-1]):
+            assert c['outputs'], f'{path.name} is saved without what this cell shows: {lines[0][:80]} …; make render NB={path.relative_to(NBS.parent)}'
+
 @pytest.mark.parametrize('name', ['course', 'glossary', 'help', 'own_photos', 'primer', 'when'])
 def test_pages_beside_the_chapters(name):
     path = NBS/f'{name}.ipynb'

@@ -291,7 +291,7 @@ def experiments() -> list: # Of `Experiment`
     patient = replace(digits, arms=('random',), schedule=digits.schedule.with_epochs(PATIENCE), seeds=(0,))
     letters = experiment('sample', style='letters', n=n | dict(train=3600), variant='letters', arms=('pretrained',), **three)
     recipes = [replace(digits, arms=('pretrained',), **o) for o in (dict(schedule=Schedule.plateau(6), bs=16, wd=0.), dict(smoothing=.1))]
-    return [digits, replace(digits, arms=('frozen',)), experiment('sample', draw=photo_data, variant='on-photos', **three), letters, *recipes, patient, *curve, experiment('quick')]
+    return [digits, replace(digits, arms=('frozen', 'random-frozen')), experiment('sample', draw=photo_data, variant='on-photos', **three), letters, *recipes, patient, *curve, experiment('quick')]
 
 # %% ../nbs/04_captcha.ipynb #b0b8fea8
 def _generator_facts() -> dict:

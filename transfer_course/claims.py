@@ -43,6 +43,13 @@ class Claim:
     note:str|None = None # A sentence added to the verdict
     command:str|None = None # The line that computes the verdict again, where it is not the rule's usual one
 
+    @property
+    def figure(self) -> str:
+        "The article's figure with its relation, such as '< 10 s'; for an order, the arms"
+        if self.rule in ('ordering', 'budget'): return ' > '.join(self.arms)
+        if self.rule == 'sooner': return f"{self.arms[0]} sooner, {show(self.value, '×')}"
+        return {'=': '', '<=': '≤ ', '>=': '≥ '}.get(self.relation, f'{self.relation} ') + show(self.value, self.unit)
+
 # %% ../nbs/lib/55_claims.ipynb #0efd2d74
 def _log_choose(n, k): return math.lgamma(n+1) - math.lgamma(k+1) - math.lgamma(n-k+1)
 def _log_beta(a, b): return math.lgamma(a) + math.lgamma(b) - math.lgamma(a+b)
@@ -122,7 +129,7 @@ def show(
     "A figure as the tables print it"
     if x is None: return ''
     if unit=='rate': return f'{100*x:.2f}'.rstrip('0').rstrip('.') + ' %'
-    if unit=='difference': return f'{100*x:+.1f} points'
+    if unit=='difference': return f'{round(100*x, 1)+0:+.1f} points' # + 0: no -0.0
     if unit=='probability': return re.sub(r'e-0*', 'e-', f'{x:.2g}')
     if unit=='year': return str(round(x))
     if float(x).is_integer() and isinstance(x, int): return f'{x:,}' + f' {unit}'*bool(unit)
@@ -144,12 +151,7 @@ class Verdict:
     def unit(self): return 'probability' if self.claim.rule=='probability' else self.claim.unit
 
     @property
-    def article(self) -> str:
-        "The article's figure with its relation, such as '< 10 s'"
-        c = self.claim
-        if c.rule == 'ordering': return ' > '.join(c.arms)
-        if c.rule == 'sooner': return f"{c.arms[0]} sooner, {show(c.value, '×')}"
-        return {'=': '', '<=': '≤ ', '>=': '≥ '}.get(c.relation, f'{c.relation} ') + show(c.value, c.unit)
+    def article(self) -> str: return self.claim.figure
 
     @property
     def figure(self) -> str:

@@ -369,7 +369,7 @@ def plateau_lr(
     return lr
 
 # %% ../nbs/lib/50_experiment.ipynb #f57ddf61
-ARMS = {'pretrained': dict(load=True), 'random': dict(load=False), 'frozen': dict(load=True), 'probe': dict(load=True), 'random-probe': dict(load=False)}
+ARMS = {'pretrained': dict(load=True), 'random': dict(load=False), 'frozen': dict(load=True), 'probe': dict(load=True), 'random-probe': dict(load=False), 'random-frozen': dict(load=False)}
 
 OPTIMIZERS = {'adam': 'Adam', 'sgd': 'SGD', 'rmsprop': 'RMSProp'} # fastai's names; its Adam decouples weight decay, as AdamW does
 
@@ -409,7 +409,11 @@ class Experiment:
             if a not in ARMS: raise unknown('arm', a, ARMS)
         if self.keep not in ('last', 'best'): raise unknown('choice for keep', self.keep, ['last', 'best'])
         if not 0 <= self.ema < 1: raise CourseError(f"ema={self.ema}: the decay of an average of the weights lies between 0 (none) and 1, such as 0.99.")
-        if self.ema and 'frozen' in self.arms: raise CourseError("The arm frozen keeps no average of its weights (ema): leave one of them out.")
+        changed = lambda *ks: [k for k in ks if getattr(self, k) != getattr(Experiment, k)]
+        if (frozen := [o for o in self.arms if 'frozen' in o]) and (bad := changed('ema', 'augment')):
+            raise CourseError(f"The arm {frozen[0]} trains on activations that are computed once, without {bad[0]}: leave one of them out.")
+        if (probe := [o for o in self.arms if 'probe' in o]) and (bad := changed('augment', 'class_weights', 'smoothing', 'ema')):
+            raise CourseError(f"The arm {probe[0]} is a logistic regression on the photos as they are, without {bad[0]}: leave one of them out.")
 
     @property
     def group(self) -> str: # What all arms and seeds share
@@ -554,7 +558,7 @@ def _train(self:Experiment, learn, run:Run, state:dict|None, say):
     "All phases, from the start or from `state`"
     from transfer_course.models import CancelFitException, EpochLog, ModelEMA, RateOfEpoch, averaged, parameter_table, restore_training_state, risinstance, training_state
     import torch, transfer_course.precompute # adds `precompute`
-    frozen,before = run.arm=='frozen', [0., run.epochs[-1]['total_seconds'] if run.epochs else 0.]
+    frozen,before = 'frozen' in run.arm, [0., run.epochs[-1]['total_seconds'] if run.epochs else 0.]
     def on_epoch(_, row): # may come from a learner for the upper layers, which shares all with `learn`
         run.epochs.append(dict(epoch=len(run.epochs), phase=i, **row, total_seconds=before[1] + time.perf_counter()-before[0]))
         if self._is_best(run) and self.keep == 'best':

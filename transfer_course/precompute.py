@@ -7,7 +7,7 @@ __all__ = ['describe', 'is_random', 'Rows', 'RowsDL', 'hash_files', 'decode', 's
            'HeadLearner']
 
 # %% ../nbs/lib/40_precompute.ipynb #7dabffbf
-import contextlib, hashlib, os, random, re, warnings, PIL, fastai, timm, torchvision
+import contextlib, functools, hashlib, os, re, warnings, PIL, fastai, timm, torchvision
 from concurrent.futures import ThreadPoolExecutor
 from .core import *
 from .cache import *
@@ -141,13 +141,18 @@ def _in_stripes(work, n:int):
     k = min(8, os.cpu_count())
     with ThreadPoolExecutor(k) as pool: list(pool.map(lambda i: work(range(i, n, k)), range(k)))
 
+@functools.lru_cache(200_000)
+def _hash_of(path, size, time): return sha256(path)
+
 def hash_files(
     paths # Files
 ) -> list: # SHA-256 of each one's contents
-    "Hash files on all cores"
+    "Hash files on all cores; a process reads a file again only when its size or time has changed"
     res = [None]*len(paths)
     def work(stripe):
-        for i in stripe: res[i] = sha256(paths[i])
+        for i in stripe:
+            o = os.stat(paths[i])
+            res[i] = _hash_of(str(paths[i]), o.st_size, o.st_mtime_ns)
     _in_stripes(work, len(paths))
     return res
 

@@ -25,7 +25,7 @@ from .claims import VERDICTS, article_figure, band, load_facts, show, tally, wit
 from .experiment import load_runs, paired_difference
 
 # %% ../nbs/lib/60_report.ipynb #b536f2a9
-ARM_COLORS = {'pretrained': '#0072B2', 'random': '#D55E00', 'probe': '#009E73', 'random-probe': '#CC79A7', 'frozen': '#56B4E9'}
+ARM_COLORS = {'pretrained': '#0072B2', 'random': '#D55E00', 'probe': '#009E73', 'random-probe': '#CC79A7', 'frozen': '#56B4E9', 'random-frozen': '#E69F00'}
 ARTICLE_COLOR = '#555555'
 VERDICT_MARKS = {'holds': ('#009E73', '✓'), 'does not hold': ('#D55E00', '✗'), 'undecided': ('#E69F00', '?'), 'not comparable': ('#56B4E9', '≠'), 'not measured': ('#999999', '–')}
 STYLE = {'font.size': 9, 'axes.titlesize': 9, 'axes.titlelocation': 'left', 'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True, 'grid.alpha': 0.25,
