@@ -331,12 +331,12 @@ def write_captchas(
         if noted.exists() and read_json(noted) != about: raise CourseError(f"{dest} was begun with another style or seed: choose another folder, or remove that one first.")
         codes = {part: unique_texts(style, part, k, seed) for part,k in n.items()}
         write_json(noted, about)
-        todo = [(part, i) for part,c in codes.items() for i in range(0, len(c), 1000) if _files_in(dest/part/f'{i//1000:03}') < len(c[i:i+1000])]
+        blocks = [(dest/part/f'{i//1000:03}', i, c[i:i+1000]) for part,c in codes.items() for i in range(0, len(c), 1000)]
+        todo = [o for o in blocks if _files_in(o[0]) < len(o[2])]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for part,i in progress(todo, comment=f'Drawing {dest.name}'):
-                chosen = codes[part][i:i+1000]
-                shutil.rmtree(dest/part/f'{i//1000:03}', ignore_errors=True) # there, it is from a shorter list of texts
-                with atomic(dest/part/f'{i//1000:03}') as tmp:
+            for folder,i,chosen in progress(todo, comment=f'Drawing {dest.name}'):
+                shutil.rmtree(folder, ignore_errors=True) # there, it is from a shorter list of texts
+                with atomic(folder) as tmp:
                     tmp.mkdir()
                     x = draw(chosen, range(i, i+len(chosen)), style, seed).permute(0, 2, 3, 1).numpy()
                     list(pool.map(lambda o: Image.fromarray(o[1]).save(tmp/f'{o[0]}.jpg', quality=JPEG_QUALITY), zip(style.decode(chosen), x)))

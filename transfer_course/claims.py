@@ -463,10 +463,10 @@ def judge_sooner(
     mean,lo,hi = (math.exp(o) for o in mean_interval([math.log(late[k]/early[k]) for k in seeds]))
     kw = dict(ours=mean, interval=None if math.isnan(lo) else (lo, hi), seeds=len(seeds), n=min(witnesses(getattr(r, part)) for r in found), rests_on=[r.name for r in found])
     told = '; '.join(f'{early[k]} and {late[k]}' for k in seeds)
-    sooner = f"{claim.arms[0]} was sooner in {sum(early[k] < late[k] for k in seeds)} of {_seeds(len(seeds))}"
-    def say(word, more=''): return Verdict(claim, word, f"{sooner}{more}. Epochs of {' and '.join(claim.arms)}, seed by seed: {told}; judged at scale {found[0].scale}.{' '+claim.note if claim.note else ''}", **kw)
+    sooner = sum(early[k] < late[k] for k in seeds)
+    def say(word, more=''): return Verdict(claim, word, f"{claim.arms[0]} was sooner in {sooner} of {_seeds(len(seeds))}{more}. Epochs of {' and '.join(claim.arms)}, seed by seed: {told}; judged at scale {found[0].scale}.{' '+claim.note if claim.note else ''}", **kw)
     if len(seeds) < SEEDS_SOONER: return say('undecided', f", and {SEEDS_SOONER} at least are asked for: three of three falls by chance one time in eight")
-    return say('holds' if all(early[k] < late[k] for k in seeds) else 'does not hold')
+    return say('holds' if sooner == len(seeds) else 'does not hold')
 
 # %% ../nbs/lib/55_claims.ipynb #5053134d
 _KEYS = [f.name for f in fields(Claim)]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PICTURE_ENDINGS', 'PARTS', 'MAX_MEMORY', 'MAX_RATIO', 'TRIES', 'PAUSE', 'PROBLEMS', 'data_sets', 'natural_key',
            'DataSet', 'aside_path', 'own_data', 'open_picture', 'unpack', 'archive_sha256', 'get_archive',
-           'read_credits', 'get_data', 'Split', 'stems_of', 'stem_key', 'hash_unit', 'split_by_hash', 'split_by_folder',
+           'read_credits', 'get_data', 'Split', 'stem_key', 'hash_unit', 'split_by_hash', 'split_by_folder',
            'first_of_each', 'name_list', 'held_out', 'random_split', 'split_flowers_article', 'split_sample',
            'few_per_class', 'get_split', 'known_problems', 'Check', 'check', 'difference_hash', 'near_copies',
            'write_sample']
@@ -538,15 +538,9 @@ class Split:
 # %% ../nbs/lib/20_data.ipynb #d4a4fb20
 _COPY = re.compile(r'( ?\(\d+\)|( - |[ _-])(copy|kopie|copie)( ?\(?\d+\)?)?)$', re.I)
 
-def stems_of(
-    names # Pictures, folders included
-) -> set: # Their names without endings
-    "What `stem_key` looks originals up in"
-    return {str(PurePosixPath(o).with_suffix('')) for o in names}
-
 def stem_key(
     name:str, # A picture's name, folders included
-    stems:set|None=None # `stems_of` all names: a mere number in brackets marks a copy only where the original is there; None: it always does
+    stems:set|None=None # All names without their endings: a mere number in brackets marks a copy only where the original is there; None: it always does
 ) -> str: # The same for a picture and its near copies
     "The stem of a name, without what marks a copy or one of Flickr's sizes"
     path = PurePosixPath(name)
@@ -563,6 +557,11 @@ def hash_unit(
     "A number drawn by the key itself"
     return int(hashlib.sha256(key.encode()).hexdigest()[:13], 16)/16**13
 
+def _units(names, salt='') -> dict: # Name to number in [0, 1)
+    "What each picture's place in a split depends on: its own name, or that of the original among them"
+    stems = {str(PurePosixPath(o).with_suffix('')) for o in names}
+    return {o: hash_unit(salt + stem_key(o, stems)) for o in names}
+
 def split_by_hash(
     ds:DataSet, # Pictures
     valid:float=.2, # Share for validation
@@ -570,9 +569,8 @@ def split_by_hash(
     salt:str='', # Another salt, another split
 ) -> Split: # About those shares; a picture's part depends on its own name alone, and a copy's on its original's
     "A split that stays as it is when pictures are added"
-    parts,stems = dict(train=[], valid=[], test=[]), stems_of(ds.names)
-    for name in ds.names:
-        u = hash_unit(salt + stem_key(name, stems))
+    parts = dict(train=[], valid=[], test=[])
+    for name,u in _units(ds.names, salt).items():
         parts['test' if u < test else 'valid' if u < test+valid else 'train'].append(name)
     _refuse_starved(ds, parts, valid+test)
     if valid and not parts['valid']: raise CourseError(f"None of the {len(ds)} pictures of {ds.name} fell to validation: add some, or split with another salt.")
@@ -597,8 +595,8 @@ def split_by_folder(
         if part is None: raise CourseError(f"{ds.name} has no folders 'train' and 'valid' or 'test' ({name}): use split_by_hash.")
         parts[part].append(name)
     if not parts['valid']:
-        stems = stems_of(ds.names)
-        parts['valid'] = [o for o in parts['train'] if hash_unit(stem_key(o, stems)) < valid]
+        unit = _units(ds.names)
+        parts['valid'] = [o for o in parts['train'] if unit[o] < valid]
         parts['train'] = sorted(set(parts['train']) - set(parts['valid']))
     _refuse_starved(ds, parts, 1)
     return Split(**parts, name='folders')
@@ -653,8 +651,8 @@ def split_flowers_article(
 
 # %% ../nbs/lib/20_data.ipynb #282575fb
 def _by_hash(names, salt=''):
-    stems = stems_of(names)
-    return sorted(names, key=lambda o: (hash_unit(salt + stem_key(o, stems)), o))
+    unit = _units(names, salt)
+    return sorted(names, key=lambda o: (unit[o], o))
 
 def split_sample(
     ds:DataSet # The course's sample, or kinds of it

@@ -56,7 +56,7 @@ def paired_interval(
     photos = s*(photo**2).sum()/max(n-1, 1)
     seeds = n*(seed**2).sum()/max(s-1, 1)
     rest = ((d-diff-seed-photo)**2).sum()/max((s-1)*(n-1), 1)
-    v = max(photos, photos+seeds-rest) # mean squares; this one is s n times the variance of the mean
+    v = photos + max(seeds-rest, 0) # mean squares; this one is s n times the variance of the mean
     df = v**2/(photos**2/max(n-1, 1) + seeds**2/max(s-1, 1)) if v else 1.
     e = (v/(s*n))**.5
     half = float(stdtrit(df, (1+level)/2))*e

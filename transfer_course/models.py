@@ -124,10 +124,9 @@ def read_tensors(
             sd = load_file(path)
         else: sd = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as e: raise CourseError(f"The weights {path.name} can't be read ({type(e).__name__}): the file is damaged or no file of tensors; fetch it again.") from None
-    inner = next((sd[k] for k in ('state_dict', 'model', 'state_dict_ema') if isinstance(sd, dict) and isinstance(sd.get(k), dict)), sd)
-    if not isinstance(inner, dict) or not all(isinstance(v, torch.Tensor) for v in inner.values()):
+    if isinstance(sd, dict): sd = next((sd[k] for k in ('state_dict', 'model', 'state_dict_ema') if isinstance(sd.get(k), dict)), sd)
+    if not isinstance(sd, dict) or not all(isinstance(v, torch.Tensor) for v in sd.values()):
         raise CourseError(f"The weights {path.name} hold more than tensors by name: save the net's own `state_dict()` and name that file.")
-    sd = inner
     return {k: v.float() if v.is_floating_point() else v for k,v in sd.items()}
 
 def load_weights(
