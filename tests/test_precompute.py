@@ -44,3 +44,16 @@ def test_to_the_bit_with_the_kernels_of_avx2(tmp_path):
     pinned = dict(ONEDNN_MAX_CPU_ISA='AVX2', ATEN_CPU_CAPABILITY='avx2', OMP_NUM_THREADS='1', TRANSFER_COURSE_RUNS=str(tmp_path))
     out = subprocess.run([sys.executable, '-W', 'ignore', '-c', BOTH_WAYS, 'tf_efficientnet_lite0', 'resnet18', 'inception_v3', 'two heads'], env=os.environ | pinned, capture_output=True, text=True)
     assert out.returncode == 0, out.stderr[-2000:]
+
+def test_the_pass_holds_a_batch_or_two_in_memory(monkeypatch, tmp_path):
+    monkeypatch.setenv('TRANSFER_COURSE_RUNS', str(tmp_path))
+    import gc
+    import torch
+    from transfer_course.data import get_data, split_sample
+    from transfer_course.models import picture_loaders
+    from transfer_course.precompute import _outputs
+    ds = get_data('flowers', 'sample')
+    dl = picture_loaders(ds, split_sample(ds), 32, bs=8, device='cpu').decoded().train
+    def alive(): return sum(isinstance(o, torch.Tensor) and o.shape == (8, 3, 32, 32) for o in gc.get_objects())
+    seen = [alive() for _ in _outputs(torch.nn.Identity(), dl, 1, torch.device('cpu'))]
+    assert len(seen) > 10 and max(seen) <= 2*seen[0]

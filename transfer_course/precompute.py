@@ -7,7 +7,7 @@ __all__ = ['describe', 'is_random', 'Rows', 'RowsDL', 'hash_files', 'decode', 's
            'HeadLearner']
 
 # %% ../nbs/lib/40_precompute.ipynb #7dabffbf
-import contextlib, functools, hashlib, os, re, warnings, PIL, fastai, timm, torchvision
+import contextlib, functools, gc, hashlib, os, re, warnings, PIL, fastai, timm, torchvision
 from concurrent.futures import ThreadPoolExecutor
 from .core import *
 from .cache import *
@@ -397,9 +397,9 @@ def _activations(learn, below:nn.Module, dl, views:int=1) -> Tensor|None: # (vie
 
 def _outputs(below:nn.Module, dl, views:int, device): # -> generator of (n, …), batch after batch
     "Run the lower half over all pictures and views; the caller has it in evaluation mode"
-    for k,xb in enumerate(progress(_inputs(dl, views), views*-(-len(dl.dataset)//dl.bs), 'frozen layers')):
-        yield below(xb.to(device).as_subclass(Tensor))
-        if k%16 == 15: release_memory() # or the holes between freed blocks grow, by a hundred megabytes in sixty batches
+    for xb in progress(_inputs(dl, views), views*-(-len(dl.dataset)//dl.bs), 'frozen layers'):
+        yield below(xb.to(device).as_subclass(Tensor)) # the loader's batches as they are: in smaller ones some kernels give other bits
+        gc.collect(1) # fastai's transforms leave each batch in a reference cycle (plum keeps the exception of a lookup that fails), which Python would find ten batches later
     release_memory()
 
 def _fill_activations(outputs, out:Tensor, nhwc:bool):
