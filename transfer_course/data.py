@@ -598,6 +598,7 @@ def split_by_folder(
         unit = _units(ds.names)
         parts['valid'] = [o for o in parts['train'] if unit[o] < valid]
         parts['train'] = sorted(set(parts['train']) - set(parts['valid']))
+        if valid and not parts['valid']: raise CourseError(f"None of the {len(parts['train'])} pictures in 'train' of {ds.name} fell to validation: add some, or put some into a folder 'valid'.")
     _refuse_starved(ds, parts, 1)
     return Split(**parts, name='folders')
 
