@@ -8,9 +8,9 @@ __all__ = ['SETTINGS', 'PROTOCOL', 'FROZEN_LOG', 'RANDOM_LOG', 'LINES', 'DEPTHS_
            'batch_norm_study', 'study_path', 'load_study', 'right_of', 'study_batch_norms', 'committed', 'winners_bias',
            'simulated_bias', 'exam_path', 'take_exam', 'frozen_answers', 'commit_exam', 'features', 'class_numbers',
            'fit_head', 'study_heads', 'study_bias', 'fit_depth', 'study_depths', 'study_matrix', 'study_gently',
-           'depth_features', 'probe_accuracy', 'grouped', 'out_of_fold', 'two_columns', 'scored', 'study_submission',
-           'make_submission', 'run_study', 'missing_studies', 'afterwards', 'experiments', 'epoch_without_cache',
-           'facts']
+           'study_norms_at_rest', 'depth_features', 'probe_accuracy', 'grouped', 'out_of_fold', 'two_columns', 'scored',
+           'study_submission', 'make_submission', 'run_study', 'missing_studies', 'afterwards', 'experiments',
+           'epoch_without_cache', 'facts']
 
 # %% ../nbs/02_dogs_vs_cats.ipynb #dbd738d4
 from collections import Counter
@@ -374,7 +374,7 @@ def study_bias() -> list: # Of dicts: epochs, seed, bias, chosen …
     return [dict(epochs=e, seed=seed, photos=len(yv), **winners_bias(log['right'][:e])) for seed,log in enumerate(logs) for e in (23, 50)]
 
 # %% ../nbs/02_dogs_vs_cats.ipynb #b14dfb61
-DEPTHS_OF_TRAINING = 'frozen', 'last block', 'whole net', 'whole net, gently', 'scratch' # gently: the body at a tenth of the head's rate
+DEPTHS_OF_TRAINING = 'frozen', 'last block', 'whole net', 'whole net, gently', 'whole net, gently, norms at rest', 'scratch' # gently: the body at a tenth of the head's rate; norms at rest: `NormsInEval`
 
 def fit_depth(
     ds:DataSet, # Cats and dogs
@@ -391,7 +391,7 @@ def fit_depth(
 ) -> np.ndarray: # (photos,) validation photos right after the last epoch
     "Train a part of a net and leave the rest: the same head, schedule and photos"
     import torch, transfer_course.precompute # adds `decoded` and `precompute`
-    from transfer_course.models import picture_loaders, transfer_learner
+    from transfer_course.models import NormsInEval, picture_loaders, transfer_learner
     if how not in DEPTHS_OF_TRAINING: raise unknown('depth of training', how, DEPTHS_OF_TRAINING)
     seed_everything(seed)
     dls = picture_loaders(ds, split, size, bs).decoded([ds.path/n for n in ds.names])
@@ -401,7 +401,7 @@ def fit_depth(
         worker = learn.precompute()
     else: worker = learn.precompute(at=block) if how == 'last block' else learn
     with worker.no_bar(), worker.no_logging():
-        worker.fit_one_cycle(epochs, slice(lr/10, lr) if how == 'whole net, gently' else lr)
+        worker.fit_one_cycle(epochs, slice(lr/10, lr) if 'gently' in how else lr, cbs=NormsInEval(learn.model[0]) if 'at rest' in how else None)
         probs,targets = worker.get_preds()
     return (probs.argmax(1)==targets).numpy()
 
@@ -426,12 +426,13 @@ BUDGETS = (50, 16, 16, 3), (200, 10, 32, 3), (1000, 5, 64, 2), (None, 5, 64, 2)
 
 def study_matrix(
     hows=('frozen', 'last block', 'whole net', 'scratch'), # Of `DEPTHS_OF_TRAINING`
+    budgets=BUDGETS, # As there
 ) -> list: # Of dicts: how, per_class, seed, epochs, acc, right
     "How much of a net is trained, with few and many photos"
     import time
     ds = get_data('dogs-vs-cats')
     rows = []
-    for per_class,epochs,bs,seeds in BUDGETS:
+    for per_class,epochs,bs,seeds in budgets:
         for how in hows:
             if how == 'scratch' and per_class not in (50, 200): continue
             for seed in range(seeds):
@@ -444,6 +445,10 @@ def study_matrix(
 def study_gently() -> list: # As of `study_matrix`
     "The matrix's whole net once more, its body at a tenth of the head's rate"
     return study_matrix(('whole net, gently',))
+
+def study_norms_at_rest() -> list: # As of `study_matrix`
+    "And once more, its batch norms in evaluation mode besides; with few photos, where it matters"
+    return study_matrix(('whole net, gently, norms at rest',), BUDGETS[:3])
 
 # %% ../nbs/02_dogs_vs_cats.ipynb #1aa801f6
 # Places to look into a body, from the first layers to the last
@@ -599,7 +604,7 @@ def make_submission(
     return path
 
 # %% ../nbs/02_dogs_vs_cats.ipynb #cb900828
-STUDIES = {'heads': study_heads, 'bias': study_bias, 'submission': study_submission, 'batch_norms': study_batch_norms, 'depths': study_depths, 'matrix': study_matrix, 'gently': study_gently}
+STUDIES = {'heads': study_heads, 'bias': study_bias, 'submission': study_submission, 'batch_norms': study_batch_norms, 'depths': study_depths, 'matrix': study_matrix, 'gently': study_gently, 'norms_at_rest': study_norms_at_rest}
 
 def run_study(
     name:str, # One of `STUDIES`

@@ -6,7 +6,7 @@
 __all__ = ['HEADS', 'find_arch', 'Weights', 'find_weights', 'read_tensors', 'load_weights', 'make_body', 'make_head',
            'count_features', 'create_model', 'parameter_table', 'Photo', 'class_of', 'LabelOf', 'picture_loaders',
            'empty_loaders', 'test_loader', 'UseNumerics', 'transfer_learner', 'FlipBatch', 'TrainingLoss',
-           'RateOfEpoch', 'ModelEMA', 'averaged', 'EpochLog', 'training_state', 'restore_training_state',
+           'RateOfEpoch', 'NormsInEval', 'ModelEMA', 'averaged', 'EpochLog', 'training_state', 'restore_training_state',
            'pooled_features', 'imagenet_opinion', 'imagenet_likeness', 'reset_peak_memory', 'peak_memory_mb']
 
 # %% ../nbs/lib/30_models.ipynb #0ff846f4
@@ -387,6 +387,17 @@ class RateOfEpoch(Callback):
     def __init__(self, rate): self.rate = rate # function without arguments
     def before_train(self):
         if (lr := self.rate()) is not None: self.opt.set_hyper('lr', lr)
+
+class NormsInEval(Callback):
+    "Batch norms keep the statistics they came with, while their weights train: what Keras' guide to fine-tuning does with `training=False`"
+    order = TrainEvalCallback.order + 1
+    def __init__(self,
+        layers:nn.Module # With the batch norms in it, such as a body
+    ): self.layers = layers
+
+    def before_train(self):
+        for m in self.layers.modules():
+            if isinstance(m, nn.modules.batchnorm._BatchNorm): m.eval()
 
 class ModelEMA(Callback):
     "Validate with an exponential moving average of weights and running statistics, and end with it: timm's `ModelEmaV3`, its decay warmed up"
