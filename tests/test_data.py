@@ -66,6 +66,12 @@ def test_a_registered_set_needs_no_code(tmp_path, monkeypatch, packed):
     assert (len(ds), ds.classes, ds.info['source'], ds.info['sha256']) == (6, ['blue-circle', 'red-star'], 'shelf', sha256(packed))
     assert str(tmp_path) not in str(ds.info)
 
+def test_folders_by_other_words(tmp_path, monkeypatch, packed):
+    register(monkeypatch, classes={'red-star': 'star', 'blue-circle': 'circle'}, instead='circles')
+    with says('The same pictures come without a token as circles'): get_data('stars')
+    shelve(tmp_path, monkeypatch, packed, sha256=sha256(packed), photos=6, complete=True, recoded=None)
+    assert get_data('stars').classes == ['circle', 'star']
+
 def test_no_kaggle_token(tmp_path):
     "In a fresh process with an empty home: one sentence, none of the client's page of help"
     env = {k: v for k,v in os.environ.items() if not k.startswith('KAGGLE') and k != 'TRANSFER_COURSE_SHELF'} | dict(HOME=str(tmp_path), XDG_CONFIG_HOME=str(tmp_path/'config'))

@@ -57,3 +57,121 @@ def test_the_pass_holds_a_batch_or_two_in_memory(monkeypatch, tmp_path):
     def alive(): return sum(isinstance(o, torch.Tensor) and o.shape == (8, 3, 32, 32) for o in gc.get_objects())
     seen = [alive() for _ in _outputs(torch.nn.Identity(), dl, 1, torch.device('cpu'))]
     assert len(seen) > 10 and max(seen) <= 2*seen[0]
+
+# --- What can't be cached says so, and what is cached is what the loaders give ---
+
+@pytest.fixture
+def flowers(monkeypatch, tmp_path):
+    "Paths of the sample's flowers, caches in a folder of their own"
+    monkeypatch.setenv('TRANSFER_COURSE_RUNS', str(tmp_path))
+    import transfer_course.precompute # noqa: F401
+    from transfer_course.data import get_data
+    ds = get_data('flowers', 'sample')
+    return [ds.path/o for o in ds.names]
+
+def loaders(paths, y=None, items=None, **kw):
+    from fastai.vision.all import CategoryBlock, DataBlock, ImageBlock, Resize, parent_label
+    block = DataBlock((ImageBlock, kw.pop('target', CategoryBlock)), get_y=y or parent_label, item_tfms=[Resize(32, method='squish'), *kw.pop('item_tfms', [])], batch_tfms=kw.pop('batch_tfms', None), **kw.pop('block', {}))
+    return block, block.datasets(paths if items is None else items)
+
+def refused(f, words):
+    from transfer_course.core import CourseError
+    with pytest.raises(CourseError, match=words): f()
+
+def test_points_move_with_the_picture_and_are_refused(flowers):
+    from fastai.vision.all import PointBlock
+    block,_ = loaders(flowers, target=PointBlock, y=lambda o: [[10., 20.]])
+    refused(lambda: block.dataloaders(flowers, bs=8).decoded(), 'changes the targets')
+
+def test_a_target_that_a_transform_changes_is_refused(flowers):
+    from fastai.vision.all import TensorCategory, Transform
+    class Shift(Transform):
+        def encodes(self, y:TensorCategory): return TensorCategory(y + 1)
+    for kw in (dict(item_tfms=[Shift()]), dict(batch_tfms=[Shift()])):
+        block,_ = loaders(flowers, **kw)
+        refused(lambda: block.dataloaders(flowers, bs=8).decoded(), 'changes the targets')
+
+def test_loaders_that_draw_their_own_way_go_on_doing_so(flowers):
+    import numpy as np
+    import fastai.callback.data # noqa: F401  patches weighted_dataloaders and partial_dataloaders in
+    from transfer_course.core import seed_everything
+    _,dsets = loaders(flowers)
+    from fastai.vision.all import Resize, ToTensor
+    kw = dict(bs=8, after_item=[Resize(32, method='squish'), ToTensor()], num_workers=0)
+    weights = np.zeros(len(dsets.train)); weights[:3] = 1
+    for plain in (dsets.weighted_dataloaders(weights, **kw), dsets.partial_dataloaders(20, **kw)):
+        cached = plain.decoded()
+        assert len(cached.train) == len(plain.train)
+        seed_everything(0); a = [(x, y) for x,y in plain.train]
+        seed_everything(0); b = [(x, y) for x,y in cached.train]
+        assert len(a) == len(b) and all((p == q).all() for s,t in zip(a, b) for p,q in zip(s, t))
+        assert len(cached.train.new(shuffle=False)) == -(-len(dsets.train)//8) # for predictions: each once
+
+def test_rows_of_a_table_are_refused(flowers):
+    import pandas as pd
+    from fastai.vision.all import ImageDataLoaders, Resize
+    df = pd.DataFrame(dict(name=[str(o) for o in flowers], label=[o.parent.name for o in flowers]))
+    dls = ImageDataLoaders.from_df(df, path='/', fn_col='name', label_col='label', item_tfms=Resize(32, method='squish'), bs=8)
+    refused(dls.decoded, 'rows of a table')
+
+def test_a_transform_with_dice_of_its_own_is_refused(flowers):
+    import random
+    from fastai.vision.all import PILImage, Transform
+    class Shade(Transform):
+        def encodes(self, x:PILImage): return PILImage.create((__import__('numpy').array(x)*random.random()).astype('uint8'))
+    block,_ = loaders(flowers, item_tfms=[Shade()])
+    refused(block.dataloaders(flowers, bs=8).decoded, 'another picture each time')
+
+def test_layers_that_look_at_the_whole_batch_are_refused(flowers):
+    import torch
+    from fastai.vision.all import Learner, Normalize, params
+    from torch import nn
+    block,_ = loaders(flowers, batch_tfms=[Normalize.from_stats([.5]*3, [.5]*3, cuda=False)])
+    for odd in (nn.BatchNorm2d(4, track_running_stats=False), type('Drop', (nn.Module,), dict(forward=lambda self, x: nn.functional.dropout(x, training=True)))()):
+        body = nn.Sequential(nn.Conv2d(3, 4, 3), odd, nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        learn = Learner(block.dataloaders(flowers, bs=8, device='cpu'), nn.Sequential(body, nn.Linear(4, 5)), nn.CrossEntropyLoss(), splitter=lambda m: [params(m[0]), params(m[1])])
+        learn.freeze()
+        refused(learn.precompute, 'other things about a picture')
+
+def test_another_forward_pass_is_another_net():
+    import torch
+    from torch import nn
+    from transfer_course.precompute import _weights_hash
+    def net(forward, **attributes):
+        m = type('Bend', (nn.Module,), dict(forward=forward))()
+        for k,v in attributes.items(): setattr(m, k, v)
+        graph = torch.fx.Graph()
+        graph.output(graph.call_module('0', (graph.placeholder('x'),)))
+        return torch.fx.GraphModule(nn.Sequential(m), graph)
+    hashes = [_weights_hash(o) for o in (net(lambda self, x: x.relu()), net(lambda self, x: x.sigmoid()), net(lambda self, x: x*self.k, k=2), net(lambda self, x: x*self.k, k=3))]
+    assert len(set(hashes)) == 4 and _weights_hash(net(lambda self, x: x.relu())) == hashes[0]
+
+SCALE = 2
+
+def test_what_a_function_reads_is_part_of_its_name(monkeypatch):
+    from functools import partial
+    import numpy as np
+    from fastai.vision.all import Transform
+    from transfer_course.precompute import describe
+    def times(x, by): return x*by
+    assert describe(Transform(partial(times, by=2))) != describe(Transform(partial(times, by=3)))
+    def inner(x): return (lambda o: o*SCALE)(x)
+    before = describe(Transform(inner))
+    monkeypatch.setitem(globals(), 'SCALE', 3)
+    assert describe(Transform(inner)) != before
+    class Table(Transform):
+        def __init__(self, x): self._x = x
+        def encodes(self, x): return x
+    x = np.zeros(5000)
+    same,y = x.copy(), x.copy(); y[2500] = 1
+    assert describe(Table(x)) == describe(Table(same)) != describe(Table(y))
+
+def test_a_new_optimizer_does_not_thaw(flowers):
+    from transfer_course.models import transfer_learner
+    from transfer_course.precompute import _frozen
+    block,_ = loaders(flowers)
+    learn = transfer_learner(block.dataloaders(flowers, bs=8, device='cpu'), 'resnet18', 'random', scale='sample')
+    learn.freeze()
+    before = _frozen(learn)
+    learn.create_opt()
+    assert _frozen(learn) == before

@@ -28,7 +28,7 @@ def limit_bytes() -> int: # From `TRANSFER_COURSE_CACHE_GB`
     text = os.environ.get('TRANSFER_COURSE_CACHE_GB') or str(LIMIT_GB)
     try: gb = float(text)
     except ValueError: gb = -1
-    if not gb >= 0: raise CourseError(f"TRANSFER_COURSE_CACHE_GB is {text}: give a number of gigabytes, such as 20; 0 keeps no cache.")
+    if not 0 <= gb < float('inf'): raise CourseError(f"TRANSFER_COURSE_CACHE_GB is {text}: give a number of gigabytes, such as 20; 0 keeps no cache.")
     return int(gb*1e9)
 
 @dataclass
@@ -61,6 +61,11 @@ def read_entry(
     except CourseError: return None
     if not isinstance(meta, dict) or not {'what', 'key', 'about', 'bytes', 'checks'} <= meta.keys(): return None
     return Entry(Path(folder), meta)
+
+def _undescribed() -> list: # Of `Entry`, with what can be said of them
+    "Folders whose description is damaged: what is being built lies elsewhere until it is whole"
+    folders = [o for o in cache_path().glob('*/') if not o.name.startswith('.') and not read_entry(o)] if cache_path().is_dir() else []
+    return [Entry(o, dict(what=o.name, key=None, about={}, checks=[], bytes=sum(f.stat().st_size for f in o.glob('*')))) for o in folders]
 
 def entries() -> list: # Of `Entry`, the latest used first
     "All caches there are"
@@ -114,7 +119,8 @@ def evict(
     keep:Path|None=None, # A folder to leave alone
 ) -> list: # Entries that went
     "Remove the entries that were not asked for the longest, until the rest fits"
-    here,gone = [o for o in entries() if o.path != keep], []
+    here,gone = [o for o in entries() if o.path != keep], [o for o in _undescribed() if o.path != keep]
+    for o in gone: _discard(o.path)
     while here and sum(o.meta['bytes'] for o in here) + room > limit_bytes():
         gone.append(here.pop())
         _discard(gone[-1].path)
@@ -175,7 +181,7 @@ def clean_cache(
     days:float=0, # Only what was not used for so many days
 ) -> tuple: # Entries removed, and their bytes
     "Remove caches; they are made again when they are wanted"
-    old = [o for o in entries() if time.time()-o.used >= days*86400]
+    old = [o for o in entries() if time.time()-o.used >= days*86400] + _undescribed()
     for o in old: _discard(o.path)
     for name in {o.name[1:].split('.')[0] for o in cache_path().glob('.*.part')}:
         with contextlib.suppress(CourseError), locked(cache_path(name), f'the cache {name}'): sweep(cache_path(name)) # what is being built stays
@@ -183,6 +189,6 @@ def clean_cache(
 
 def check_cache() -> list: # Entries that were damaged, and are gone
     "Read all caches and remove what is damaged"
-    bad = [o for o in entries() if not is_sound(o, again=True)]
+    bad = [o for o in entries() if not is_sound(o, again=True)] + _undescribed()
     for o in bad: _discard(o.path)
     return bad

@@ -13,7 +13,7 @@ __all__ = ['FORMULAS', 'VERDICTS', 'RULES', 'QUANTITIES', 'CONDITIONS', 'SEEDS_S
 # %% ../nbs/lib/55_claims.ipynb #2b0cc310
 import ast, importlib.util, math, operator, re, statistics, tomllib
 from dataclasses import asdict, dataclass, field, fields
-from functools import lru_cache
+from functools import lru_cache, partial
 from fastcore.basics import groupby
 from pathlib import Path
 
@@ -129,7 +129,9 @@ def show(
     "A figure as the tables print it"
     if x is None: return ''
     if unit=='rate': return f'{100*x:.2f}'.rstrip('0').rstrip('.') + ' %'
-    if unit=='difference': return f'{round(100*x, 1)+0:+.1f} points' # + 0: no -0.0
+    if unit=='difference':
+        digits = 2 if 0 < abs(x) < 5e-4 else 1
+        return f'{round(100*x, digits)+0:+.{digits}f} points' # + 0: no -0.0
     if unit=='probability': return re.sub(r'e-0*', 'e-', f'{x:.2g}')
     if unit=='year': return str(round(x))
     if float(x).is_integer() and isinstance(x, int): return f'{x:,}' + f' {unit}'*bool(unit)
@@ -352,9 +354,9 @@ def _settle(claim, lo, hi):
 
 def _seeds(k): return f"{k} seed{'s'*(k!=1)}"
 
-def _run_command(c):
+def _run_command(c, seeds=3):
     arch = c.conditions.get('arch')
-    return f"transfer_course run {c.article} --scale {c.conditions.get('scale', 'quick')}" + (f' --arch {arch} --weights imagenet' if arch else '') + f' --seeds 3 && transfer_course claims {c.article} --own'
+    return f"transfer_course run {c.article} --scale {c.conditions.get('scale', 'quick')}" + (f' --arch {arch} --weights imagenet' if arch else '') + f' --seeds {seeds} && transfer_course claims {c.article} --own'
 
 @rule('rate', 'run', ('tolerance', 'conditions'), _run_command)
 def judge_rate(
@@ -396,6 +398,11 @@ def _sides(claim, runs): # -> (seed to run of the first arm, of the second), or 
     if why := _unmet(claim, found): return Verdict(claim, 'not comparable', f'Measured under other conditions: {_join(why)}.', seeds=max(map(len, sides)), rests_on=[r.name for r in found])
     return sides
 
+def _behind(a, b, part):
+    "The runs that a comparison has to let finish: those of the arm behind. The one ahead would only win by more"
+    lead = statistics.fmean(getattr(r, part)['acc'] for r in a) - statistics.fmean(getattr(r, part)['acc'] for r in b)
+    return b if lead > 0 else a if lead < 0 else a+b
+
 def _unfinished(runs):
     "Why some of these arms can't be said to have shown what they can; None where all have. A probe is fitted to the end"
     left = [r for r in runs if 'probe' not in r.arm and not r.plateaued()]
@@ -409,22 +416,23 @@ def judge_ordering(
     claim:Claim, # With `arms`, the one said to be ahead first
     runs, # Runs of the chapter
     facts, # Not used
-    plateau:bool=True, # Only where both arms have stopped rising
+    plateau:bool=True, # Only where the arm behind has stopped rising
 ) -> Verdict:
-    "Is one arm ahead of the other? Only where both have plateaued and the paired interval leaves zero out"
+    "Is one arm ahead of the other? Only where the one behind has plateaued and the paired interval leaves zero out"
     sides = _sides(claim, runs)
     if isinstance(sides, Verdict): return sides
     a,b = (list(o.values()) for o in sides)
     seeds = max(map(len, sides)) if min(map(len, sides)) == 1 else len(sides[0].keys() & sides[1].keys()) # a probe has one run, for all seeds
     kw = dict(seeds=seeds, rests_on=[r.name for r in a+b])
     def say(word, reason): return Verdict(claim, word, reason, **kw)
-    if plateau and (why := _unfinished(a+b)): return say('not measured', why)
+    part,_ = QUANTITIES[claim.quantity]
+    if plateau and (why := _unfinished(_behind(a, b, part))): return say('not measured', why)
     if seeds < 3: return say('undecided', f"Only {_seeds(seeds)}: three at least show how far a result wanders.")
     from transfer_course.experiment import paired_difference
-    part,_ = QUANTITIES[claim.quantity]
     d = paired_difference(a, b, part=part)
-    kw.update(ours=d['diff'], interval=(d['lo'], d['hi']), n=d['n'])
     word = 'holds' if d['lo']>0 else 'does not hold' if d['hi']<0 else 'undecided'
+    if plateau and word == 'undecided' and (why := _unfinished(a+b)): return say('not measured', why)
+    kw.update(ours=d['diff'], interval=(d['lo'], d['hi']), n=d['n'])
     at = f"scale {a[0].scale}" + ('' if plateau else f", after {len(a[0].epochs)} epochs each")
     return say(word, f"Judged at {at}: {claim.arms[0]} less {claim.arms[1]} is {show(d['diff'], 'difference')} over {_seeds(seeds)}, paired photo by photo.")
 
@@ -442,12 +450,16 @@ def _stable(run):
     from transfer_course.experiment import stable_after
     return stable_after([e['valid_acc'] for e in run.epochs]) or len(run.epochs)+1
 
+def _settled(run):
+    from transfer_course.experiment import settled_after
+    return settled_after([e['valid_acc'] for e in run.epochs], run.valid['n']) or len(run.epochs)+1
+
 def _least_loss(run): return min(run.epochs, key=lambda e: e['valid_loss'])['epoch']+1
 
-QUANTITIES |= {'stable_after': ('valid', _stable), 'least_loss_after': ('valid', _least_loss)} # epochs
+QUANTITIES |= {'stable_after': ('valid', _stable), 'settled_after': ('valid', _settled), 'least_loss_after': ('valid', _least_loss)} # epochs
 SEEDS_SOONER = 5
 
-@rule('sooner', 'run', ('arms',), _run_command)
+@rule('sooner', 'run', ('arms',), partial(_run_command, seeds=SEEDS_SOONER))
 def judge_sooner(
     claim:Claim, # With `arms`, the one said to be sooner first; its value is a ratio of epochs
     runs, # Runs of the chapter
@@ -465,7 +477,7 @@ def judge_sooner(
     told = '; '.join(f'{early[k]} and {late[k]}' for k in seeds)
     sooner = sum(early[k] < late[k] for k in seeds)
     def say(word, more=''): return Verdict(claim, word, f"{claim.arms[0]} was sooner in {sooner} of {_seeds(len(seeds))}{more}. Epochs of {' and '.join(claim.arms)}, seed by seed: {told}; judged at scale {found[0].scale}.{' '+claim.note if claim.note else ''}", **kw)
-    if len(seeds) < SEEDS_SOONER: return say('undecided', f", and {SEEDS_SOONER} at least are asked for: three of three falls by chance one time in eight")
+    if len(seeds) < SEEDS_SOONER: return say('undecided', f", and {SEEDS_SOONER} at least are asked for" + (': three of three falls by chance one time in eight' if sooner == len(seeds) == 3 else ''))
     return say('holds' if sooner == len(seeds) else 'does not hold')
 
 # %% ../nbs/lib/55_claims.ipynb #5053134d

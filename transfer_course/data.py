@@ -437,7 +437,7 @@ def get_archive(
     for source in sources:
         try: return source(entry, scale)
         except _NotHere as e: reasons.append(str(e))
-    raise CourseError(f"The data set {name} could not be had. Tried in turn: {'; '.join(reasons)}.")
+    raise CourseError(f"The data set {name} could not be had. Tried in turn: {'; '.join(reasons)}." + (f" The same pictures come without a token as {o}." if (o := entry.get('instead')) else ''))
 
 # %% ../nbs/lib/20_data.ipynb #b78dd2e4
 def _sample(name, entry):
@@ -484,6 +484,7 @@ def _registered(name, entry, scale):
     archive,about = get_archive(name, scale)
     folder = unpack(archive, runs_path('data', f"{name}-{about['sha256'][:8]}"))
     root,found = _listing(folder, entry, archive)
+    found = {o: (entry.get('classes', {}).get(label, label), size) for o,(label,size) in found.items()}
     _unchanged(folder, archive, about, len(found))
     about['complete'] = about.get('complete', len(found)==entry['photos'])
     if scale=='full' and not about['complete']:

@@ -9,8 +9,8 @@ __all__ = ['SETTINGS', 'PROTOCOL', 'FROZEN_LOG', 'RANDOM_LOG', 'LINES', 'DEPTHS_
            'simulated_bias', 'exam_path', 'take_exam', 'frozen_answers', 'commit_exam', 'features', 'class_numbers',
            'fit_head', 'study_heads', 'study_bias', 'fit_depth', 'study_depths', 'study_matrix', 'study_gently',
            'study_norms_at_rest', 'depth_features', 'probe_accuracy', 'grouped', 'out_of_fold', 'two_columns', 'scored',
-           'study_submission', 'make_submission', 'run_study', 'missing_studies', 'afterwards', 'experiments',
-           'epoch_without_cache', 'facts']
+           'study_submission', 'study_second_source', 'make_submission', 'run_study', 'missing_studies', 'afterwards',
+           'experiments', 'epoch_without_cache', 'facts']
 
 # %% ../nbs/02_dogs_vs_cats.ipynb #dbd738d4
 from collections import Counter
@@ -41,13 +41,14 @@ def split_article(
 
 def experiment(
     scale:str|None=None, # `sample`, `quick` or `full`; None asks `TRANSFER_COURSE_SCALE`
+    data:str='dogs-vs-cats', # Or 'dogs-vs-cats-microsoft', the same photos without a token
     **changes # Fields of `Experiment`; another `arch` brings its size along
 ) -> Experiment: # Both arms, not run yet
     "The chapter's main job: a frozen body with the article's head, beside the same net from random weights with nothing frozen"
     scale = get_scale(scale)
     given = SETTINGS[scale] | PROTOCOL | changes
     if 'arch' in changes and 'size' not in changes and scale != 'sample': given['size'] = 128 if 'lite' in given['arch'] else 224
-    return Experiment('dogs_vs_cats', 'dogs-vs-cats', split_sample if scale == 'sample' else split_article, scale=scale, **given)
+    return Experiment('dogs_vs_cats', data, split_sample if scale == 'sample' else split_article, scale=scale, **given)
 
 # %% ../nbs/02_dogs_vs_cats.ipynb #375bc25b
 def time_to_beat(
@@ -316,13 +317,15 @@ def fit_head(
     import torch
     from torch import nn
     import torch.nn.functional as F
-    if not all(hidden): raise CourseError("A hidden layer of width 0 lets nothing through: give widths of 1 or more.")
+    if min(hidden, default=1) < 1: raise CourseError(f"A hidden layer of width {min(hidden)} lets nothing through: give widths of 1 or more.")
     if len(set(y)) < 2: raise CourseError("All training photos are of one class: there is nothing to tell apart.")
     torch.manual_seed(seed)
     widths,layers = [x.shape[1], *hidden], []
     for i,o in zip(widths, widths[1:]): layers += [nn.Dropout(dropout)]*bool(dropout) + [nn.Linear(i, o), nn.ReLU()]
     net = nn.Sequential(*layers, *[nn.Dropout(dropout)]*bool(dropout), nn.Linear(widths[-1], max(int(y.max()), int(yv.max()))+1))
-    step = dict(adam=torch.optim.Adam, rmsprop=torch.optim.RMSprop, sgd=torch.optim.SGD, momentum=lambda p, lr: torch.optim.SGD(p, lr, .9))[opt](net.parameters(), lr=lr)
+    optimizers = dict(adam=torch.optim.Adam, rmsprop=torch.optim.RMSprop, sgd=torch.optim.SGD, momentum=lambda p, lr: torch.optim.SGD(p, lr, .9))
+    if opt not in optimizers: raise unknown('optimizer', opt, optimizers)
+    step = optimizers[opt](net.parameters(), lr=lr)
     x,xv,y,yv = (torch.as_tensor(o) for o in (x, xv, y, yv))
     views = [x] if mirrored is None else [x, torch.as_tensor(mirrored)]
     log = dict(right=[], valid_loss=[], valid_acc=[], train_loss=[], train_acc=[])
@@ -483,6 +486,7 @@ def _fit_logistic(x, y, xv, cs):
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_score
     from threadpoolctl import threadpool_limits
+    if len(set(y)) < 2: raise CourseError("All photos to fit on are of one class: there is nothing to tell apart.")
     mean,std = x.mean(0), x.std(0)+1e-6
     x,xv = (x-mean)/std, (xv-mean)/std
     with threadpool_limits(1):
@@ -587,6 +591,18 @@ def study_submission(
     best['chosen'] = True
     return rows
 
+def _answers(row, names, other=None):
+    "Log-odds that a row of `study_submission`, fitted on all labelled photos, gives photos of `dogs-vs-cats` or of another data set"
+    ds,team = get_data('dogs-vs-cats'), list(map(tuple, row['team']))
+    return _log_odds(_views(ds, ds.names, team), class_numbers(ds, ds.names), _views(other or ds, names, team), row['c'])/row['temperature']
+
+def study_second_source() -> list: # One dict, as `scored` gives it, with members and right
+    "The submission's team before the photos of another source, which chose nothing"
+    row = next(o for o in load_study('submission', own=True) if o.get('chosen'))
+    other = get_data('cats-and-dogs-web')
+    odds,y = _answers(row, other.names, other), class_numbers(other, other.names)
+    return [dict(members=row['members'], right=_bits((odds > 0) == y), **scored(odds, y, row['clip']))]
+
 def make_submission(
     path:str|Path|None=None, # Where to; None: the course's own results
     row:dict|None=None, # A row of `study_submission`; None: the committed one that was chosen
@@ -596,15 +612,13 @@ def make_submission(
     ds = get_data('dogs-vs-cats')
     c = find_competition('dogs-vs-cats-redux') # probabilities, by log loss
     ids = read_sample(ds.path/find_competition('dogs-vs-cats').sample)
-    names,team = wanted_photos(ds.unlabelled, ids), list(map(tuple, row['team']))
-    odds = _log_odds(_views(ds, ds.names, team), class_numbers(ds, ds.names), _views(ds, names, team), row['c'])
-    p = two_columns(odds/row['temperature'])[:, ds.classes.index(c.positive)]
+    p = two_columns(_answers(row, wanted_photos(ds.unlabelled, ids)))[:, ds.classes.index(c.positive)]
     path = write_submission(path or results_path('dogs_vs_cats', 'submission.csv'), submission_rows(p, ids, c.metric, row['clip']))
     check_submission(path, ids, c.metric)
     return path
 
 # %% ../nbs/02_dogs_vs_cats.ipynb #cb900828
-STUDIES = {'heads': study_heads, 'bias': study_bias, 'submission': study_submission, 'batch_norms': study_batch_norms, 'depths': study_depths, 'matrix': study_matrix, 'gently': study_gently, 'norms_at_rest': study_norms_at_rest}
+STUDIES = {'heads': study_heads, 'bias': study_bias, 'submission': study_submission, 'batch_norms': study_batch_norms, 'depths': study_depths, 'matrix': study_matrix, 'gently': study_gently, 'norms_at_rest': study_norms_at_rest, 'second_source': study_second_source}
 
 def run_study(
     name:str, # One of `STUDIES`

@@ -272,6 +272,7 @@ def settled_after(
 ) -> int|None: # Epochs; None where even the last one lies outside
     "`stable_after` with a band that is widened by the validation part's own noise: all epochs of a net that stands still lie in it 95 times of 100"
     x = np.asarray(list(curve), float)
+    if not len(x) or n < 1: raise CourseError(f'A curve of {len(x)} epochs on {n} photos: both have to be 1 or more.')
     final = x[-max(1, len(x)//5):].mean()
     return stable_after(x, within + noise_of(final, n, len(x)))
 

@@ -7,7 +7,7 @@ __all__ = ['describe', 'is_random', 'Rows', 'RowsDL', 'hash_files', 'decode', 's
            'HeadLearner']
 
 # %% ../nbs/lib/40_precompute.ipynb #7dabffbf
-import contextlib, functools, gc, hashlib, os, re, warnings, PIL, fastai, timm, torchvision
+import contextlib, functools, gc, hashlib, json, os, re, sys, warnings, PIL, fastai, timm, torchvision
 from concurrent.futures import ThreadPoolExecutor
 from .core import *
 from .cache import *
@@ -16,22 +16,26 @@ from fastai.vision.all import *
 from copy import copy, deepcopy
 from itertools import chain
 from torch import fx
-from types import CodeType
+from types import CodeType, ModuleType
 
 # %% ../nbs/lib/40_precompute.ipynb #47263ce8
 _LIBRARIES = {'builtins', 'fastai', 'fastcore', 'numpy', 'PIL', 'timm', 'torch', 'torchvision', 'transfer_course'}
 
-def _plain(o, seen=()): # seen: functions that are being written
+def _plain(o, seen=()): # seen: what is being written already
     "A value that json can hold: equal values, equal results, in any process"
     if isinstance(o, (str, int, float, bool, type(None))): return o
+    if isinstance(o, ModuleType): return o.__name__
     if isinstance(o, Enum): return o.name
-    if isinstance(o, torch.Tensor): return [list(o.shape), o.detach().cpu().flatten().tolist()]
+    if isinstance(o, torch.Tensor): return _plain((o.float() if o.dtype == torch.bfloat16 else o).detach().cpu().numpy())
+    if isinstance(o, np.ndarray): return [str(o.dtype), list(o.shape), hashlib.sha256(np.ascontiguousarray(o)).hexdigest()[:16]] if o.dtype != object else _plain(o.tolist(), seen)
+    if isinstance(o, np.generic): return o.item()
+    if isinstance(o, functools.partial): return [_plain(v, seen) for v in (o.func, o.args, o.keywords)]
     if isinstance(o, dict): return {str(k): _plain(v, seen) for k,v in o.items()}
     if isinstance(o, (list, tuple, L)): return [_plain(v, seen) for v in o]
     if isinstance(o, (set, frozenset)): return sorted(map(repr, o))
     if isinstance(o, MethodType): return f'{_plain(o.__self__, seen)}.{o.__name__}' + _written(o.__func__, seen)
     if isinstance(o, (type, FunctionType)) or not hasattr(o, '__dict__'): return f"{getattr(o, '__module__', '')}.{getattr(o, '__qualname__', repr(o))}" + _written(o, seen)
-    return describe(o)
+    return f'another {type(o).__qualname__}' if any(o is s for s in seen) else describe(o, (*seen, o))
 
 def _written(o, seen=()) -> str:
     "A hash of what a function or class does that no version stands for; '' for those of the libraries"
@@ -43,20 +47,22 @@ def _written(o, seen=()) -> str:
 def _code(f, seen) -> list:
     "Byte code, constants, defaults, and the values that a function takes from outside"
     def of(c): return [c.co_code.hex(), list(c.co_names), [of(o) if isinstance(o, CodeType) else _plain(o) for o in c.co_consts]]
-    outside = {k: v for k,v in f.__globals__.items() if k in f.__code__.co_names and isinstance(v, (str, int, float, tuple, FunctionType))}
+    def names(c): return {*c.co_names}.union(*(names(o) for o in c.co_consts if isinstance(o, CodeType)))
+    outside = {k: f.__globals__[k] for k in sorted(names(f.__code__)) if isinstance(f.__globals__.get(k), (str, int, float, tuple, list, dict, set, np.ndarray, torch.Tensor, FunctionType, functools.partial))}
     return [of(f.__code__), *(_plain(o, seen) for o in (f.__defaults__, f.__kwdefaults__, outside, [c.cell_contents for c in f.__closure__ or ()]))]
 
 def describe(
-    tfm # A transform, or a pipeline of them
+    tfm, # A transform, or a pipeline of them
+    seen:tuple=(), # What is being described already: it may hold itself
 ): # What json can hold
     "A transform in words: its class, and what it was made with"
-    if isinstance(tfm, Pipeline): return [describe(o) for o in tfm.fs]
-    if isinstance(tfm, (FunctionType, MethodType)): return _plain(tfm)
-    given = getattr(tfm, '__stored_args__', None)
-    state = {k: getattr(tfm, k, None) for k in given} if given else {k: v for k,v in vars(tfm).items() if not k.startswith('_')}
-    if type(tfm) is Transform: state = dict(function=_plain(next(iter(_functions(tfm)), None)))
-    elif own := _written(type(tfm)): state['written'] = own + ''.join(_written(f) for f in _functions(tfm))
-    return {f'{type(tfm).__module__}.{type(tfm).__qualname__}': {k: _plain(v) for k,v in sorted(state.items()) if k not in ('init_enc', 'split_idx', 'before_call')}}
+    if isinstance(tfm, Pipeline): return [describe(o, seen) for o in tfm.fs]
+    if isinstance(tfm, (FunctionType, MethodType)): return _plain(tfm, seen)
+    given,own = getattr(tfm, '__stored_args__', None), _written(type(tfm), seen)
+    state = {k: getattr(tfm, k, None) for k in given} if given else {k: v for k,v in vars(tfm).items() if own or not k.startswith('_')}
+    if type(tfm) is Transform: state = dict(function=_plain(next(iter(_functions(tfm)), None), seen))
+    elif own: state['written'] = own + ''.join(_written(f, seen) for f in _functions(tfm))
+    return {f'{type(tfm).__module__}.{type(tfm).__qualname__}': {k: _plain(v, seen) for k,v in sorted(state.items()) if k not in ('init_enc', 'split_idx', 'before_call')}}
 
 def _functions(tfm) -> list:
     "The functions that were made into a transform"
@@ -87,7 +93,7 @@ class Rows:
 
     def to(self, device): # The same rows there, if they take less than half of the memory that is free
         "Move to a GPU that has room"
-        if torch.device(device).type != 'cuda' or self.x.numel()*self.x.element_size() > torch.cuda.mem_get_info()[0]/2: return self
+        if torch.device(device).type != 'cuda' or self.x.numel()*self.x.element_size() > torch.cuda.mem_get_info(device)[0]/2: return self
         return Rows(self.x.to(device), [y.to(device) for y in self.ys], self.index.to(device), self.views, self.dtype)
 
 @delegates()
@@ -103,6 +109,12 @@ class RowsDL(TfmdDL):
     @rng.setter
     def rng(self, v):
         if self.rows is not None: self.source.rng = v # not while this loader is being made
+
+    def _drawn_by_source(self, name) -> bool: # as fastai's `WeightedDL` and `PartialDL` do
+        return self.shuffle and getattr(type(self.source), name) is not getattr(TfmdDL, name)
+
+    def get_idxs(self): return self.source.get_idxs() if self._drawn_by_source('get_idxs') else super().get_idxs()
+    def __len__(self): return len(self.source) if self._drawn_by_source('__len__') else super().__len__()
 
     def create_batches(self, samps):
         for i in chunked(samps, self.bs, self.drop_last): yield self.rows(i)
@@ -120,7 +132,9 @@ def _rows_loader(dl, rows:Rows, **kwargs) -> RowsDL:
 # %% ../nbs/lib/40_precompute.ipynb #79f3f80c
 def _paths(dl) -> list:
     "The files behind a loader"
-    items = list(getattr(dl.dataset, 'items', []))
+    items = getattr(dl.dataset, 'items', [])
+    if hasattr(items, 'iloc'): raise CourseError("This loader's items are the rows of a table, and only pictures in files can be cached: give the paths as items, and let `get_y` look a path's class up in the table.")
+    items = list(items)
     if not items or not all(isinstance(o, (str, Path)) for o in items):
         raise CourseError("Only pictures in files can be cached, and this loader's items are no paths: build it from paths, as `DataBlock` with `get_items=get_image_files` does.")
     if getattr(dl, 'n_inp', 1) != 1: raise CourseError(f"This loader gives {dl.n_inp} inputs, and one picture at a time can be cached.")
@@ -134,7 +148,17 @@ def _targets(dl) -> list: # Tensors, each (items, …)
     columns = [[tl[i] for i in range(len(tl))] for tl in lists]
     if bad := [type(c[0]).__name__ for c in columns if not isinstance(c[0], (Tensor, int, float))]:
         raise CourseError(f"Targets that are changed together with the picture ({', '.join(bad)}) can't be cached: this is for classes and numbers.")
-    return [default_collate(c) if not isinstance(c[0], Tensor) else retain_type(torch.stack([o.as_subclass(Tensor) for o in c]), c[0]) for c in columns]
+    ys = [default_collate(c) if not isinstance(c[0], Tensor) else retain_type(torch.stack([o.as_subclass(Tensor) for o in c]), c[0]) for c in columns]
+    _refuse_changed(dl, ys)
+    return ys
+
+def _refuse_changed(dl, ys):
+    "Targets that a transform changes, as it does points, are a `CourseError`: what is kept is what the data set says"
+    i = list(range(min(2, len(dl.dataset))))
+    with same_dice(): batch = dl.after_batch(to_device(dl.do_batch([dl.after_item(dl.dataset[j]) for j in i]), dl.device))
+    for got,y in zip(batch[dl.n_inp:], ys):
+        if got.shape != y[i].shape or not torch.allclose(got.cpu().double(), y[i].cpu().double(), equal_nan=True):
+            raise CourseError(f"A transform of these loaders changes the targets ({type(got).__name__}), and only those that stay as they are can be cached: do it in `get_y`, or train without the cache.")
 
 def _in_stripes(work, n:int):
     "Call `work` with every k-th of n numbers, on k threads, eight at most: one task a file would cost more than hashing it"
@@ -180,6 +204,13 @@ def _fill_pictures(dl, paths, array):
             array[i] = x.numpy()
     _in_stripes(work, len(paths))
 
+@functools.cache
+def _versions() -> dict:
+    "What else decides about pixels and activations: libraries by version, this package by what its code does"
+    here = Path(sys.modules['transfer_course.core'].__file__)
+    own = fingerprint([code_hash(here.with_name(f'{o}.py').read_text(encoding='utf-8')) for o in ('data', 'models', 'precompute')])
+    return dict({o.__name__: o.__version__ for o in (torch, torchvision, timm, fastai, PIL, np)}, transfer_course=own)
+
 def decode(
     dl, # A loader of pictures in files
     paths=None, # The files to decode; the loader's own if not given
@@ -190,10 +221,13 @@ def decode(
     first_of = dict(zip(reversed(digests), reversed(paths)))
     files = [first_of[o] for o in sorted(first_of)]
     def plan():
-        shape = (len(files), *_opener(dl)(files[0]).shape)
+        opened = _opener(dl)
+        one = opened(files[0])
+        if not torch.equal(one, opened(files[0])): raise CourseError(f"{files[0]} comes out of the item transforms as another picture each time, and can't be decoded once: make them the same each time, or derive what is random from fastai's RandTransform and keep views with precompute(views=k).")
+        shape = (len(files), *one.shape)
         def fill(path): _fill_pictures(dl, files, np.memmap(path, np.uint8, 'r+', shape=shape))
         return int(np.prod(shape)), dict(shape=shape, words=f'{shape[0]:,} pictures, {shape[3]} × {shape[2]}'), fill
-    key = dict(files=fingerprint(sorted(first_of), 32), open=describe(dl.dataset.tls[0].tfms), item=describe(dl.after_item), pillow=PIL.__version__, fastai=fastai.__version__)
+    key = dict(files=fingerprint(sorted(first_of), 32), open=describe(dl.dataset.tls[0].tfms), item=describe(dl.after_item), **_versions())
     with same_dice(): entry = cached('decoded', key, plan)
     if not entry: return None
     row = {o: i for i,o in enumerate(sorted(first_of))}
@@ -351,7 +385,9 @@ def _trains_in_half(learn) -> bool:
 def _weights_hash(model:nn.Module) -> str:
     "A fingerprint of every number in a net, and of what it does with them"
     h = hashlib.sha256(re.sub(r'0x[0-9a-f]+', '', f'{model}\n{model.code}').encode())
-    for k,v in model.state_dict().items(): h.update(k.encode()); h.update(v.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    for m in model.modules():
+        if own := _written(type(m)): h.update(json.dumps([own, _plain({k: v for k,v in vars(m).items() if not k.startswith('_') and k != 'training'})]).encode()) # code that no version stands for
+    for k,v in chain(model.state_dict().items(), model.named_buffers()): h.update(k.encode()); h.update(v.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return h.hexdigest()[:32]
 
 def _inputs(dl, views:int): # -> generator of batches (n,3,h,w) in the order of the items, view after view
@@ -366,7 +402,7 @@ def _inputs(dl, views:int): # -> generator of batches (n,3,h,w) in the order of 
 
 @contextlib.contextmanager
 def _evaluating(model:nn.Module, dtype, channels_last:bool):
-    "A net in evaluation mode, in a precision and memory format; as it was afterwards"
+    "A net in evaluation mode, in a precision and memory format; in the modes it was in afterwards"
     modes = {m: m.training for m in model.modules()}
     device = next(model.parameters()).device
     model.eval().to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
@@ -395,10 +431,21 @@ def _activations(learn, below:nn.Module, dl, views:int=1) -> Tensor|None: # (vie
     x = _mapped(entry, getattr(torch, entry.about['dtype']))
     return x.permute(0, 3, 1, 2) if entry.about['nhwc'] else x
 
+def _refuse_moods(below, xb, y):
+    "A picture whose activations hang on its company in a batch, or on chance, can't be asked once: a `CourseError`"
+    k = min(2, len(xb)-1)
+    if k < 1: return
+    again,y = below(xb[:k]).float(), y[:k].float()
+    if (again-y).norm() > (.1 if torch.is_autocast_enabled(xb.device.type) else 1e-3)*y.norm():
+        raise CourseError("The frozen part says other things about a picture when others are in its batch, or each time: a batch norm without running statistics, or a dropout that evaluation does not switch off. Such layers can't run once: freeze less, or train without precompute.")
+
 def _outputs(below:nn.Module, dl, views:int, device): # -> generator of (n, …), batch after batch
     "Run the lower half over all pictures and views; the caller has it in evaluation mode"
-    for xb in progress(_inputs(dl, views), views*-(-len(dl.dataset)//dl.bs), 'frozen layers'):
-        yield below(xb.to(device).as_subclass(Tensor)) # the loader's batches as they are: in smaller ones some kernels give other bits
+    for k,xb in enumerate(progress(_inputs(dl, views), views*-(-len(dl.dataset)//dl.bs), 'frozen layers')):
+        xb = xb.to(device).as_subclass(Tensor) # the loader's batches as they are: in smaller ones some kernels give other bits
+        y = below(xb)
+        if k == 0: _refuse_moods(below, xb, y)
+        yield y
         gc.collect(1) # fastai's transforms leave each batch in a reference cycle (plum keeps the exception of a lookup that fails), which Python would find ten batches later
     release_memory()
 
@@ -415,7 +462,7 @@ def _activations_key(below, dl, views, dtype, channels_last) -> dict:
     tfms = [describe(o) for o in (dl.dataset.tls[0].tfms, dl.after_item, dl.after_batch)]
     drawn = dict(bs=dl.bs) if _random_transforms(dl) else {} # a batch is drawn for at once
     return dict(drawn, files=files, transforms=tfms, split=dl.dataset.split_idx, views=views, net=_weights_hash(below), precision=str(dtype), channels_last=channels_last, device=processor_kind(torch.device(dl.device).type),
-                torch=torch.__version__, torchvision=torchvision.__version__, timm=timm.__version__, fastai=fastai.__version__, pillow=PIL.__version__)
+                gpu=torch.cuda.get_device_name(dl.device) if torch.device(dl.device).type == 'cuda' else None, **_versions())
 
 # %% ../nbs/lib/40_precompute.ipynb #d412a332
 def _random_transforms(dl) -> list:
@@ -449,6 +496,11 @@ def _frozen(learn) -> set:
     "Ids of the parameters in frozen groups, batch norms among them (fastai leaves those free to learn), and of all that want no gradient"
     if learn.opt is None: learn.create_opt()
     groups = learn.opt.param_lists[:getattr(learn.opt, 'frozen_idx', 0)]
+    norms = {id(p) for m in learn.model.modules() if isinstance(m, norm_types) for p in m.parameters()}
+    def asleep(g): # a new optimizer, as `create_opt` makes it, has forgotten what was frozen
+        others = [p for p in g if id(p) not in norms]
+        return others and not any(p.requires_grad for p in others)
+    groups = [g for i,g in enumerate(learn.opt.param_lists) if i < len(groups) or asleep(g)]
     return {id(p) for g in groups for p in g} | {id(p) for p in learn.model.parameters() if not p.requires_grad}
 
 def _say_what_sleeps(below:nn.Module):

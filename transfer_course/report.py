@@ -392,7 +392,7 @@ def gains(
     chapters=None, # Names; None: all with committed results
     part:str='valid', # 'valid' or 'test'
     own:bool=False, # The reader's own runs too
-) -> pd.DataFrame: # chapter, net, arm ('pretrained' or 'frozen'), group, photos (to train on), seeds, acc, random (accuracies), gain, lo, hi, epochs (of the random arm), epochs_needed (by the other; nan if it never got there), plateaued, likeness (to ImageNet, as `models.imagenet_likeness` has it), variant
+) -> pd.DataFrame: # chapter, net, arm ('pretrained' or 'frozen'), group, photos (to train on), seeds, acc, random (accuracies), gain, lo, hi, epochs and seconds (of the random arm), epochs_needed and seconds_needed (by the other to get as far; nan if it never did), plateaued, likeness (to ImageNet, as `models.imagenet_likeness` has it), variant
     "The lead over random weights in each comparison of committed runs, the largest first"
     chapters = chapters or sorted(p.name for p in results_path().glob('*/') if p.name != 'bench')
     rows = []
@@ -401,7 +401,7 @@ def gains(
         for group,runs in groupby(load_runs(chapter, own=own, status='finished'), 'group').items():
             of = lambda arm: [r for r in runs if r.arm==arm and r.d.get(part)]
             rows += [_gain(chapter, group, arm, of(arm), of('random'), part, facts) for arm in ('pretrained', 'frozen') if {r.seed for r in of(arm)} & {r.seed for r in of('random')}]
-    columns = ['chapter', 'net', 'arm', 'group', 'photos', 'seeds', 'acc', 'random', 'gain', 'lo', 'hi', 'epochs', 'epochs_needed', 'plateaued', 'likeness', 'variant']
+    columns = ['chapter', 'net', 'arm', 'group', 'photos', 'seeds', 'acc', 'random', 'gain', 'lo', 'hi', 'epochs', 'epochs_needed', 'seconds', 'seconds_needed', 'plateaued', 'likeness', 'variant']
     return pd.DataFrame(rows, columns=columns).sort_values('gain', ascending=False, ignore_index=True)
 
 def _gain(chapter, group, arm, runs, random, part, facts):
@@ -410,10 +410,11 @@ def _gain(chapter, group, arm, runs, random, part, facts):
     d = paired_difference(runs, random, part)
     level = mean(random, lambda r: r.valid['acc'])
     needed = [r.time_to(level) for r in runs]
+    epochs,seconds = (statistics.fmean(o) for o in zip(*needed)) if all(needed) else (float('nan'),)*2
     variant = random[0].settings.get('variant') or ''
     likeness = facts.get(f'imagenet_likeness.{variant}', facts.get('imagenet_likeness', {})).get('value', float('nan'))
     return dict(chapter=chapter, net=random[0].net, arm=arm, group=group, photos=random[0].data['split']['train'], seeds=d['seeds'], acc=mean(runs, lambda r: getattr(r, part)['acc']), random=mean(random, lambda r: getattr(r, part)['acc']),
-                gain=d['diff'], lo=d['lo'], hi=d['hi'], epochs=mean(random, lambda r: len(r.epochs)), epochs_needed=statistics.fmean(o[0] for o in needed) if all(needed) else float('nan'), plateaued=all(r.plateaued() for r in random), likeness=likeness, variant=variant)
+                gain=d['diff'], lo=d['lo'], hi=d['hi'], epochs=mean(random, lambda r: len(r.epochs)), epochs_needed=epochs, seconds=mean(random, lambda r: r.epochs[-1]['total_seconds']), seconds_needed=seconds, plateaued=all(r.plateaued() for r in random), likeness=likeness, variant=variant)
 
 _CHAPTER_COLORS = '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#999999', '#000000' # blue and vermillion are arms
 
