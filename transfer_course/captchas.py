@@ -43,6 +43,8 @@ class CaptchaStyle:
         for what,(least,most) in _RANGES.items():
             if not least <= (v := getattr(self, what)) <= most: raise CourseError(f"{what}={v} in a CaptchaStyle: give {least} to {most:,}.")
         if len(self.alphabet) < 2 or self.length < 1: raise CourseError(f"{len(self.alphabet)} characters to choose from and {self.length} in a text: give two or more, and one or more.")
+        if not self.weights.sum() > 0: raise CourseError(f"letters={self.letters}, and no digit in the alphabet {self.alphabet}: nothing is left to draw.")
+        if len(self.ink) != 3: raise CourseError(f"ink={self.ink}: give red, green and blue, each from 0 to 255.")
 
     @property
     def n_texts(self) -> int: return len(self.alphabet)**self.length # How many there are
@@ -50,7 +52,7 @@ class CaptchaStyle:
     @cached_property
     def weights(self): # (alphabet,) adding up to 1
         w = np.array([1. if c.isdigit() else self.letters for c in self.alphabet])
-        return w/w.sum()
+        return w/max(w.sum(), 1e-9)
 
     def encode(self, texts) -> np.ndarray: # (texts, length) places in the alphabet
         "Texts as numbers; one that can't be written in this style is a `CourseError`"
@@ -233,6 +235,17 @@ def bends(
     whole = lambda most, u: np.floor((most+1)*u)
     return dict(blur=style.blur*u[0], radial=whole(style.radial, u[1]), turn=whole(2*style.rotation, u[2])-style.rotation, swirl=whole(style.swirl, u[3]), wave=u[4], noise=u[5])
 
+def _checked(codes, index, style) -> tuple:
+    "Codes and numbers as arrays; what no CAPTCHA can be drawn from is a `CourseError`"
+    codes = np.asarray(codes, np.int64)
+    if codes.ndim == 1: codes = codes[None]
+    if not codes.size: raise CourseError("Zero CAPTCHAs are asked for: give one text or more.")
+    if codes.ndim != 2 or codes.shape[1] != style.length: raise CourseError(f"Codes of shape {codes.shape}, and texts of this style have {style.length} characters: give (n, {style.length}).")
+    if codes.min() < 0 or codes.max() >= len(style.alphabet): raise CourseError(f"Codes from {codes.min()} to {codes.max()}, and the alphabet has {len(style.alphabet)} characters: give places in it, from 0.")
+    index = np.arange(len(codes)) if index is None else np.asarray(index)
+    if len(index) != len(codes): raise CourseError(f"{len(codes)} texts and {len(index)} numbers: give each text one.")
+    return codes, index
+
 def render(
     codes, # (n, length) places in the alphabet
     index=None, # (n,) numbers that decide the bends and the noise; 0, 1, … if not given
@@ -242,9 +255,7 @@ def render(
 ): # -> Tensor (n, 3, height, width) uint8
     "Draw CAPTCHAs: the same codes, index and seed, the same pictures"
     import torch
-    codes = np.asarray(codes, np.int64).reshape(-1, style.length)
-    if not len(codes): raise CourseError("Zero CAPTCHAs are asked for: give one text or more.")
-    index = np.arange(len(codes)) if index is None else np.asarray(index)
+    codes,index = _checked(codes, index, style)
     n = _AT_ONCE if device=='cpu' else len(codes)
     return torch.cat([_render(codes[i:i+n], index[i:i+n], style, seed, device) for i in range(0, len(codes), n)])
 
@@ -291,8 +302,9 @@ def render_package(
     try: from captcha import image
     except ImportError: raise CourseError("The package captcha is not installed: pip install captcha, or `pip install 'transfer_course[course]'`.") from None
     from unittest.mock import patch
+    codes,index = _checked(codes, index, style)
     drawer,texts,pictures = image.ImageCaptcha(width=style.width, height=style.height), style.decode(codes), []
-    for text,i in zip(texts, range(len(texts)) if index is None else index):
+    for text,i in zip(texts, index):
         with patch.object(image, 'secrets', _Seeded(f'{seed}/{i}')): pictures.append(np.asarray(drawer.generate_image(text)))
     return torch.tensor(np.stack(pictures)).permute(0, 3, 1, 2)
 

@@ -58,7 +58,9 @@ class TextSet(DataSet):
 def _texts_of_table(path:Path, names) -> dict:
     "Name to text, from a table with the columns file and text"
     import csv
-    with open(path, encoding='utf-8-sig', newline='') as f: rows = list(csv.DictReader(f))
+    try:
+        with open(path, encoding='utf-8-sig', newline='') as f: rows = list(csv.DictReader(f))
+    except FileNotFoundError: raise CourseError(f"There is no table {path}: give the name of a CSV in {path.parent}, or none where files are named by their texts.") from None
     if not rows or not {'file', 'text'} <= set(rows[0]): raise CourseError(f"{path} needs a first line with the columns file,text, and rows below it.")
     texts = {o['file']: o['text'] or '' for o in rows}
     if lost := next((o for o in texts if o not in names), None): raise CourseError(f"{path} names the picture '{lost}', which is not in {path.parent}: correct the table, or put the picture there.")
