@@ -796,7 +796,7 @@ class Check:
 
     def _aside(self):
         order = list(PROBLEMS)
-        return {o['name']: f"{o['problem']}: {o['detail']}" for o in sorted(self._rows, key=lambda o: -order.index(o['problem'])) if o['decision']=='set aside'}
+        return {o['name']: f"{o['problem']}: {o['detail']}" for o in sorted(self._rows, key=lambda o: -order.index(o['problem'])) if o['decision']=='set aside' and o['name'] not in self.ds.unlabelled} # a competition wants all of its test photos answered
 
     def set_aside(self, names:list|None=None) -> Path: # `names` are your own choice; None takes the decisions of the table. Returns the list's file
         "Write the list of pictures that `get_data` leaves out from now on; earlier entries stay, nothing is deleted"

@@ -29,7 +29,7 @@ def wilson(
     z = NormalDist().inv_cdf((1+level)/2) # written out: scipy's own takes two seconds to import, and the board should be quick
     p,denominator = k/n, 1+z*z/n
     middle,half = p + z*z/(2*n), z*(p*(1-p)/n + z*z/(4*n*n))**.5
-    return max(0., (middle-half)/denominator), min(1., (middle+half)/denominator)
+    return (middle-half)/denominator if k else 0., (middle+half)/denominator if k < n else 1. # not a rounding error inside: a rate of 1 would lie outside of it
 
 def mean_interval(
     values, # One number a seed
@@ -179,8 +179,9 @@ def load_runs(
     found = {}
     for root in [results_path()]*committed + [runs_path()]*own:
         for p in _run_files(root/chapter):
-            try: found[p.stem] = read_run(p)
-            except CourseError as e: warnings.warn(str(e))
+            try: run = read_run(p)
+            except CourseError as e: warnings.warn(str(e)); continue
+            if p.stem not in found or run.status == 'finished': found[p.stem] = run # one of the reader's that was stopped hides no finished one
     conds = {**(where or {}), **fields}
     return [r for _,r in sorted(found.items()) if all(_get(r.d, k) == v for k,v in conds.items())]
 
@@ -506,6 +507,7 @@ def _begin(self:Experiment, arm:str, seed:int, resume:bool, fresh:bool): # -> (R
         state = _read_checkpoint(new)
         old = Run(state.pop('run'), new.path)
     differ = [k for k in (new.settings | old.settings) if old.settings.get(k) != new.settings.get(k)]
+    if old.arch != new.arch: differ.append('net')
     if old.data['split']['fingerprint'] != new.data['split']['fingerprint']: differ.append('split')
     if old.data.get('fingerprint') != new.data.get('fingerprint'): differ.append('set of photos')
     if old.weights['asked'] != new.weights['asked'] or all(o.weights['sha256'] for o in (old, new)) and old.weights['sha256'] != new.weights['sha256']: differ.append('set of weights')
@@ -581,7 +583,7 @@ def _train(self:Experiment, learn, run:Run, state:dict|None, say):
             lr = slice(*phase.lr) if isinstance(phase.lr, (tuple, list)) else phase.lr
             if phase.policy == 'one_cycle': worker.fit_one_cycle(phase.epochs, lr, div=phase.div, pct_start=phase.pct_start, start_epoch=done, cbs=log)
             else: worker.fit(phase.epochs, lr, start_epoch=done, cbs=[log, RateOfEpoch(lambda: self._rate(run, i))])
-        before[1] = run.epochs[-1]['total_seconds']
+        if run.epochs: before[1] = run.epochs[-1]['total_seconds'] # a phase may have no epochs
         for o in learn.cbs.filter(risinstance(ModelEMA)): o.settle()
 
 @patch
@@ -672,7 +674,7 @@ def _score_texts(rows) -> dict: # n, correct, acc, interval, loss: of characters
     texts = right.groupby(rows.name).all()
     n,k = len(texts), int(texts.sum())
     acc = float(right.mean())
-    return dict(n=len(rows), correct=int(right.sum()), acc=acc, interval=list(wilson(acc*n, n)), loss=float(-np.log(rows.p_target.clip(1e-7)).mean()), pictures=n,
+    return dict(n=len(rows), correct=int(right.sum()), acc=acc, interval=list(wilson(acc*n, n)), loss=float(-np.log(rows.p_target.clip(5e-6)).mean()), pictures=n,
                 text=dict(n=n, correct=k, acc=k/n, interval=list(wilson(k, n))), places=[float(o) for o in right.groupby(rows.place).mean()])
 
 def _score(rows, classes) -> dict: # n, correct, acc, interval, loss
@@ -680,7 +682,7 @@ def _score(rows, classes) -> dict: # n, correct, acc, interval, loss
     if 'place' in rows: return _score_texts(rows)
     n,k = len(rows), int((rows.target==rows.pred).sum())
     p = rows[[f'p_{c}' for c in classes]].to_numpy()[np.arange(n), [classes.index(t) for t in rows.target]]
-    return dict(n=n, correct=k, acc=k/n, interval=list(wilson(k, n)), loss=float(-np.log(np.clip(p, 1e-7, 1)).mean()))
+    return dict(n=n, correct=k, acc=k/n, interval=list(wilson(k, n)), loss=float(-np.log(np.clip(p, 5e-6, 1)).mean())) # half of the last digit that is kept
 
 def write_answers(
     path:Path, # Where to
