@@ -69,10 +69,10 @@ def flowers(monkeypatch, tmp_path):
     ds = get_data('flowers', 'sample')
     return [ds.path/o for o in ds.names]
 
-def loaders(paths, y=None, items=None, **kw):
+def block_of(target=None, y=None, item_tfms=(), batch_tfms=None):
+    "A data block of flowers at 32 px"
     from fastai.vision.all import CategoryBlock, DataBlock, ImageBlock, Resize, parent_label
-    block = DataBlock((ImageBlock, kw.pop('target', CategoryBlock)), get_y=y or parent_label, item_tfms=[Resize(32, method='squish'), *kw.pop('item_tfms', [])], batch_tfms=kw.pop('batch_tfms', None), **kw.pop('block', {}))
-    return block, block.datasets(paths if items is None else items)
+    return DataBlock((ImageBlock, target or CategoryBlock), get_y=y or parent_label, item_tfms=[Resize(32, method='squish'), *item_tfms], batch_tfms=batch_tfms)
 
 def refused(f, words):
     from transfer_course.core import CourseError
@@ -80,7 +80,7 @@ def refused(f, words):
 
 def test_points_move_with_the_picture_and_are_refused(flowers):
     from fastai.vision.all import PointBlock
-    block,_ = loaders(flowers, target=PointBlock, y=lambda o: [[10., 20.]])
+    block = block_of(target=PointBlock, y=lambda o: [[10., 20.]])
     refused(lambda: block.dataloaders(flowers, bs=8).decoded(), 'changes the targets')
 
 def test_a_target_that_a_transform_changes_is_refused(flowers):
@@ -88,15 +88,15 @@ def test_a_target_that_a_transform_changes_is_refused(flowers):
     class Shift(Transform):
         def encodes(self, y:TensorCategory): return TensorCategory(y + 1)
     for kw in (dict(item_tfms=[Shift()]), dict(batch_tfms=[Shift()])):
-        block,_ = loaders(flowers, **kw)
+        block = block_of(**kw)
         refused(lambda: block.dataloaders(flowers, bs=8).decoded(), 'changes the targets')
 
 def test_loaders_that_draw_their_own_way_go_on_doing_so(flowers):
     import numpy as np
     import fastai.callback.data # noqa: F401  patches weighted_dataloaders and partial_dataloaders in
     from transfer_course.core import seed_everything
-    _,dsets = loaders(flowers)
     from fastai.vision.all import Resize, ToTensor
+    dsets = block_of().datasets(flowers)
     kw = dict(bs=8, after_item=[Resize(32, method='squish'), ToTensor()], num_workers=0)
     weights = np.zeros(len(dsets.train)); weights[:3] = 1
     for plain in (dsets.weighted_dataloaders(weights, **kw), dsets.partial_dataloaders(20, **kw)):
@@ -116,17 +116,18 @@ def test_rows_of_a_table_are_refused(flowers):
 
 def test_a_transform_with_dice_of_its_own_is_refused(flowers):
     import random
+    import numpy as np
     from fastai.vision.all import PILImage, Transform
     class Shade(Transform):
-        def encodes(self, x:PILImage): return PILImage.create((__import__('numpy').array(x)*random.random()).astype('uint8'))
-    block,_ = loaders(flowers, item_tfms=[Shade()])
+        def encodes(self, x:PILImage): return PILImage.create((np.array(x)*random.random()).astype('uint8'))
+    block = block_of(item_tfms=[Shade()])
     refused(block.dataloaders(flowers, bs=8).decoded, 'another picture each time')
 
 def test_layers_that_look_at_the_whole_batch_are_refused(flowers):
     import torch
     from fastai.vision.all import Learner, Normalize, params
     from torch import nn
-    block,_ = loaders(flowers, batch_tfms=[Normalize.from_stats([.5]*3, [.5]*3, cuda=False)])
+    block = block_of(batch_tfms=[Normalize.from_stats([.5]*3, [.5]*3, cuda=False)])
     for odd in (nn.BatchNorm2d(4, track_running_stats=False), type('Drop', (nn.Module,), dict(forward=lambda self, x: nn.functional.dropout(x, training=True)))()):
         body = nn.Sequential(nn.Conv2d(3, 4, 3), odd, nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         learn = Learner(block.dataloaders(flowers, bs=8, device='cpu'), nn.Sequential(body, nn.Linear(4, 5)), nn.CrossEntropyLoss(), splitter=lambda m: [params(m[0]), params(m[1])])
@@ -169,7 +170,7 @@ def test_what_a_function_reads_is_part_of_its_name(monkeypatch):
 def test_a_new_optimizer_does_not_thaw(flowers):
     from transfer_course.models import transfer_learner
     from transfer_course.precompute import _frozen
-    block,_ = loaders(flowers)
+    block = block_of()
     learn = transfer_learner(block.dataloaders(flowers, bs=8, device='cpu'), 'resnet18', 'random', scale='sample')
     learn.freeze()
     before = _frozen(learn)

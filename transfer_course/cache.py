@@ -62,15 +62,17 @@ def read_entry(
     if not isinstance(meta, dict) or not {'what', 'key', 'about', 'bytes', 'checks'} <= meta.keys(): return None
     return Entry(Path(folder), meta)
 
+def _folders() -> list: # Of paths
+    "What lies among the caches, described or not; what is being built is hidden"
+    return [o for o in cache_path().glob('*/') if not o.name.startswith('.')] if cache_path().is_dir() else []
+
 def _undescribed() -> list: # Of `Entry`, with what can be said of them
     "Folders whose description is damaged: what is being built lies elsewhere until it is whole"
-    folders = [o for o in cache_path().glob('*/') if not o.name.startswith('.') and not read_entry(o)] if cache_path().is_dir() else []
-    return [Entry(o, dict(what=o.name, key=None, about={}, checks=[], bytes=sum(f.stat().st_size for f in o.glob('*')))) for o in folders]
+    return [Entry(o, dict(what=o.name, key=None, about={}, checks=[], bytes=sum(f.stat().st_size for f in o.glob('*')))) for o in _folders() if not read_entry(o)]
 
 def entries() -> list: # Of `Entry`, the latest used first
     "All caches there are"
-    found = [read_entry(o) for o in cache_path().glob('*/') if not o.name.startswith('.')] if cache_path().is_dir() else []
-    return sorted((o for o in found if o), key=lambda o: -o.used)
+    return sorted(filter(None, map(read_entry, _folders())), key=lambda o: -o.used)
 
 # %% ../nbs/lib/38_cache.ipynb #046bc4a4
 _BLOCK = 1 << 24

@@ -7,7 +7,7 @@ __all__ = ['describe', 'is_random', 'Rows', 'RowsDL', 'hash_files', 'decode', 's
            'HeadLearner']
 
 # %% ../nbs/lib/40_precompute.ipynb #7dabffbf
-import contextlib, functools, gc, hashlib, json, os, re, sys, warnings, PIL, fastai, timm, torchvision
+import contextlib, functools, gc, hashlib, json, os, re, warnings
 from concurrent.futures import ThreadPoolExecutor
 from .core import *
 from .cache import *
@@ -207,9 +207,7 @@ def _fill_pictures(dl, paths, array):
 @functools.cache
 def _versions() -> dict:
     "What else decides about pixels and activations: libraries by version, this package by what its code does"
-    here = Path(sys.modules['transfer_course.core'].__file__)
-    own = fingerprint([code_hash(here.with_name(f'{o}.py').read_text(encoding='utf-8')) for o in ('data', 'models', 'precompute')])
-    return dict({o.__name__: o.__version__ for o in (torch, torchvision, timm, fastai, PIL, np)}, transfer_course=own)
+    return versions() | dict(transfer_course=code_state(['data', 'models', 'precompute'])['modules'])
 
 def decode(
     dl, # A loader of pictures in files
@@ -495,12 +493,12 @@ def _check_views(dl, views:int|None):
 def _frozen(learn) -> set:
     "Ids of the parameters in frozen groups, batch norms among them (fastai leaves those free to learn), and of all that want no gradient"
     if learn.opt is None: learn.create_opt()
-    groups = learn.opt.param_lists[:getattr(learn.opt, 'frozen_idx', 0)]
+    n = getattr(learn.opt, 'frozen_idx', 0)
     norms = {id(p) for m in learn.model.modules() if isinstance(m, norm_types) for p in m.parameters()}
     def asleep(g): # a new optimizer, as `create_opt` makes it, has forgotten what was frozen
         others = [p for p in g if id(p) not in norms]
         return others and not any(p.requires_grad for p in others)
-    groups = [g for i,g in enumerate(learn.opt.param_lists) if i < len(groups) or asleep(g)]
+    groups = [g for i,g in enumerate(learn.opt.param_lists) if i < n or asleep(g)]
     return {id(p) for g in groups for p in g} | {id(p) for p in learn.model.parameters() if not p.requires_grad}
 
 def _say_what_sleeps(below:nn.Module):

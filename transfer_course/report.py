@@ -414,7 +414,7 @@ def _gain(chapter, group, arm, runs, random, part, facts):
     variant = random[0].settings.get('variant') or ''
     likeness = facts.get(f'imagenet_likeness.{variant}', facts.get('imagenet_likeness', {})).get('value', float('nan'))
     return dict(chapter=chapter, net=random[0].net, arm=arm, group=group, photos=random[0].data['split']['train'], seeds=d['seeds'], acc=mean(runs, lambda r: getattr(r, part)['acc']), random=mean(random, lambda r: getattr(r, part)['acc']),
-                gain=d['diff'], lo=d['lo'], hi=d['hi'], epochs=mean(random, lambda r: len(r.epochs)), epochs_needed=epochs, seconds=mean(random, lambda r: r.epochs[-1]['total_seconds']), seconds_needed=seconds, plateaued=all(r.plateaued() for r in random), likeness=likeness, variant=variant)
+                gain=d['diff'], lo=d['lo'], hi=d['hi'], epochs=mean(random, lambda r: len(r.epochs)), epochs_needed=epochs, seconds=mean(random, lambda r: r.seconds), seconds_needed=seconds, plateaued=all(r.plateaued() for r in random), likeness=likeness, variant=variant)
 
 _CHAPTER_COLORS = '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#999999', '#000000' # blue and vermillion are arms
 
