@@ -61,6 +61,22 @@ def test_killed_after_each_epoch_it_ends_alike(shapes, through, tmp_path):
     assert again.weights_path.read_bytes() == through.weights_path.read_bytes()
 
 
+def test_fresh_forgets_every_run_before_the_first_begins(shapes, monkeypatch, tmp_path):
+    "Else, stopped and gone on with, it would take an old seed for a new one"
+    monkeypatch.setenv('TRANSFER_COURSE_RUNS', str(tmp_path))
+    exp = Experiment('own', shapes, lambda ds: split_by_hash(ds, .25, .25), 'tf_efficientnet_lite0', Schedule.one_cycle(1), scale='sample', size=32, bs=8, arms=('random',), seeds=(0, 1))
+    trained = []
+    def say(run, row): trained.append(run.seed)
+    def stop(run, row): raise KeyboardInterrupt
+    exp.run(say=say)
+    exp.run(say=say)
+    assert trained == [0, 1]
+    with pytest.raises(KeyboardInterrupt): exp.run(fresh=True, say=stop)
+    exp.run(resume=True, say=say)
+    assert trained == [0, 1, 1] # seed 0 had ended its one epoch
+    with pytest.raises(CourseError, match='say one of them'): exp.run(resume=True, fresh=True)
+
+
 def test_weights_that_are_not_the_runs_own(through):
     whole = through.weights_path.read_bytes()
     try:

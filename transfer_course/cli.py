@@ -100,11 +100,12 @@ def runs(args):
             for r in done: commit_run(r)
         if after := getattr(find_chapter(exp.chapter), 'afterwards', None):
             for r in done: after(r, args.commit)
-    for o in names: _studies(find_chapter(o), args)
+    for o in names: _studies(find_chapter(o), args, old)
 
-def _studies(chapter, args):
+def _studies(chapter, args, old):
     "A chapter's studies that are missing: what it measures beside its runs"
-    for study in getattr(chapter, 'missing_studies', lambda commit: [])(args.commit):
+    missing = getattr(chapter, 'missing_studies', lambda commit: [])(args.commit)
+    for study in [*missing, *(o for o in getattr(chapter, 'STUDIES', ()) if o in old)]:
         print(f'study {study}', flush=True)
         if not args.list: chapter.run_study(study, args.commit)
 
@@ -235,6 +236,11 @@ def _parser() -> argparse.ArgumentParser:
     a('--csv', metavar='FILE', help='keep the results of --check in a table too')
     return p
 
+def _goes_on(args) -> str:
+    "How to go on after a stop, in words"
+    if args.f is not run: return 'the same line goes on'
+    return f"the same line with --resume{' in place of --fresh'*args.fresh} goes on"
+
 def main(
     argv=None # None: the command line's
 ) -> int: # The exit status: 0 well, 2 a foreseeable fault, 130 stopped by hand
@@ -248,7 +254,7 @@ def main(
     except BrokenPipeError: # the reader of a pipe, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        print('\nStopped. What is finished is kept; the same line with --resume goes on.', file=sys.stderr)
+        print(f'\nStopped. What is finished is kept; {_goes_on(args)}.', file=sys.stderr)
         return 130
     return 0
 

@@ -125,7 +125,7 @@ def atomic(
     try:
         yield tmp
         if sync and tmp.is_file():
-            with open(tmp, 'rb') as f: os.fsync(f.fileno())
+            with open(tmp, 'r+b') as f: os.fsync(f.fileno()) # Windows wants it open for writing
         os.replace(tmp, path)
     finally:
         _remove(tmp)
@@ -232,9 +232,10 @@ def processor_kind(
     device:str|None=None # As from `get_device`
 ) -> str: # 'cuda', 'mps', 'amx', 'avx512_bf16', or 'plain' (bfloat16 would be emulated)
     "What decides about precision: which kernels this processor has (`ONEDNN_MAX_CPU_ISA`, which holds them back, counts)"
-    device = device or get_device()
-    if device != 'cpu': return device
     import torch
+    device = device or get_device()
+    if device == 'cuda' and torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0): return 'plain' # GPUs before Ampere emulate it, though they say they can
+    if device != 'cpu': return device
     has = torch.cpu.get_capabilities() if hasattr(torch.cpu, 'get_capabilities') else {}
     cap = os.environ.get('ONEDNN_MAX_CPU_ISA', 'ALL').upper()
     if has.get('amx_bf16') and (cap in ('ALL','DEFAULT') or 'AMX' in cap): return 'amx'
@@ -311,10 +312,12 @@ def code_hash(
     "A hash of what code does: comments, docstrings and layout do not count"
     tree = ast.parse(source)
     for node in ast.walk(tree):
+        if not getattr(node, 'type_params', True): del node.type_params # Python 3.12 has them, mostly empty
         body = getattr(node, 'body', None)
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(getattr(body[0], 'value', None), ast.Constant) \
            and isinstance(body[0].value.value, str): node.body = body[1:] or [ast.Pass()]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:12]
+    words = ast.dump(tree, show_empty=True) if sys.version_info >= (3, 13) else ast.dump(tree) # the same in each version
+    return hashlib.sha256(words.encode()).hexdigest()[:12]
 
 def is_committed(
     code:dict # As from `code_state`
@@ -335,7 +338,7 @@ def code_state(
     files = [package/f'{o}.py' for o in modules]
     status = git('status', '--porcelain', '--', *map(str, files)) if ok else None
     dirty = ok and (status is None or status.returncode != 0 or bool(status.stdout.strip())) # where git can't tell, nobody can
-    return dict(commit=head.stdout.strip() if ok else None, dirty=dirty, modules={p.stem: code_hash(p.read_text()) for p in files})
+    return dict(commit=head.stdout.strip() if ok else None, dirty=dirty, modules={p.stem: code_hash(p.read_text(encoding='utf-8')) for p in files})
 
 # %% ../nbs/lib/00_core.ipynb #47d75d17
 def progress(

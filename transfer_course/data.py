@@ -37,13 +37,16 @@ def natural_key(
 def _look(folder):
     "Folders and pictures directly in `folder`: a sorted list, and name to bytes; hidden ones are left out"
     folders,pictures = [],{}
-    with os.scandir(folder) as found:
-        for o in found:
-            if o.name.startswith('.') or o.name=='__MACOSX': continue
-            if re.search('[\ud800-\udfff]', o.name): # bytes that Python could not read as UTF-8: old archives hold such names
-                raise CourseError(f"{folder} holds {os.fsencode(o.name)!r}, a name that is not in UTF-8, and no list of a run can hold it: rename it.")
-            if o.is_dir(): folders.append(o.name)
-            elif o.name.lower().endswith(PICTURE_ENDINGS): pictures[o.name] = o.stat().st_size
+    try: found = list(os.scandir(folder))
+    except OSError as e: raise CourseError(f"{folder} can't be looked into ({e.strerror}): a folder of pictures is wanted.") from None
+    for o in found:
+        if o.name.startswith('.') or o.name=='__MACOSX': continue
+        if re.search('[\ud800-\udfff]', o.name): # bytes that Python could not read as UTF-8: old archives hold such names
+            raise CourseError(f"{folder} holds {os.fsencode(o.name)!r}, a name that is not in UTF-8, and no list of a run can hold it: rename it.")
+        if o.is_dir(): folders.append(o.name)
+        elif o.name.lower().endswith(PICTURE_ENDINGS):
+            try: pictures[o.name] = o.stat().st_size
+            except OSError as e: raise CourseError(f"{o.path} can't be read ({e.strerror}): if it is a link to a file that is gone, take it away.") from None
     return sorted(folders),pictures
 
 def _root(folder):

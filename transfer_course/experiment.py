@@ -499,7 +499,9 @@ def _read_checkpoint(run:Run) -> dict:
 def _begin(self:Experiment, arm:str, seed:int, resume:bool, fresh:bool): # -> (Run, training state or None)
     "The run to work on: a new one, a finished one, or one to go on with"
     new = self._new_run(arm, seed)
-    if fresh or not new.path.exists() and not _checkpoint(new).exists(): return new, None
+    if fresh:
+        for p in new.path.parent.glob(f'{new.name}.*'): p.unlink()
+    if not new.path.exists() and not _checkpoint(new).exists(): return new, None
     old,state = None,None
     try: old = read_run(new.path)
     except CourseError: # the checkpoint knows all that a damaged JSON knew
@@ -740,8 +742,9 @@ def run_one(self:Experiment,
     with locked(path, f'the run {path.stem}'):
         sweep(path)
         run,state = self._begin(arm, seed, resume, fresh)
-        if run.status == 'finished' or fresh: _clear(run)
-        if run.status == 'finished': return run
+        if run.status == 'finished':
+            _clear(run)
+            return run
         for p in path.parent.glob(f'{path.stem}.exam.*'): p.unlink() # of weights that are about to go
         from transfer_course.models import peak_memory_mb, reset_peak_memory
         reset_peak_memory()
@@ -790,11 +793,17 @@ def run(self:Experiment,
     say=say_epoch # Called with run and row after each epoch
 ) -> list: # All runs, by arm and seed
     "All arms with all seeds, then the test part"
-    runs = []
-    for seed in self.seeds:
-        for arm in self.arms:
-            if self.wants(arm, seed): runs.append(self.run_one(arm, seed, resume, fresh, say))
-    return self.open_test(runs)
+    todo = [(arm, seed) for seed in self.seeds for arm in self.arms if self.wants(arm, seed)]
+    if fresh: # all of them first: stopped, they go on with `resume`, and no old one passes for a new one
+        if resume: raise CourseError("--fresh begins anew and --resume goes on: say one of them.")
+        for o in todo: self._forget(*o)
+    return self.open_test([self.run_one(*o, resume, say=say) for o in todo])
+
+@patch
+def _forget(self:Experiment, arm:str, seed:int):
+    "Remove a run that could begin anew, finished or not"
+    path = runs_path(self.chapter, f'{self.name(arm, seed)}.json')
+    with locked(path, f'the run {path.stem}'): self._begin(arm, seed, False, True)
 
 # %% ../nbs/lib/50_experiment.ipynb #47b99ad6
 def require_weights(

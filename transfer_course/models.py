@@ -344,7 +344,7 @@ def transfer_learner(
     arch = find_arch(arch)
     if isinstance(weights, str): weights = find_weights(arch, weights, scale)
     if not (there := dls.after_batch.fs.filter(risinstance(Normalize))):
-        dls.add_tfms([Normalize.from_stats(weights.mean, weights.std, cuda=device=='cuda')], 'after_batch')
+        dls.add_tfms([Normalize.from_stats(weights.mean, weights.std, cuda=device!='cpu')], 'after_batch')
     elif not np.allclose(there[0].mean.flatten().cpu(), weights.mean, atol=1e-3):
         warnings.warn(f"These loaders normalise with means {[round(o, 3) for o in there[0].mean.flatten().tolist()]}, and the weights of {arch} want {weights.mean}: were they used for another net before? Make new ones.", stacklevel=2)
     library,name = arch.split(':')
@@ -491,7 +491,7 @@ def restore_training_state(
     "Put a learner, and the generators around it, back where they were"
     learn.model.load_state_dict(state['model'])
     if learn.opt is None: learn.create_opt()
-    learn.opt.load_state_dict(copy.deepcopy(state['opt']))
+    learn.opt.load_state_dict(to_device(copy.deepcopy(state['opt']), one_param(learn.model).device)) # it may have begun on another kind of device
     for o,average in zip(learn.cbs.filter(risinstance(ModelEMA)), state.get('averages', [])): o.average = average
     for dl,o in zip(learn.dls.loaders, state['loaders']): dl.rng.setstate(o)
     random.setstate(state['python']); np.random.set_state(state['numpy']); torch.set_rng_state(state['torch'])

@@ -377,6 +377,7 @@ def get_open_images(
         for part in parts:
             seen = Counter()
             rows = lists[part] = _kept_list(dest/'lists'/f'{part}.csv', lambda: list_photos(part, classes, release, base, limit, two_labels, seen))
+            if seen: write_json(told, counts | {part: seen}) # before the photos: a list that is kept is not counted again
             got = fetch_photos(rows, part, dest, side, workers, bucket)
             counts[part] = (seen or counts.get(part, {})) | got
             write_json(told, counts)
