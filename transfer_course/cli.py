@@ -40,17 +40,28 @@ def own_experiment(
     scale:str='quick', # `quick` unless told otherwise
     **changes # Fields of `Experiment`
 ):
-    "The flowers chapter's protocol on a reader's own photos: both arms, on the folder's own split or one by hash"
+    "The flowers chapter's protocol on a reader's own photos: both arms, and the probe that costs next to nothing, on the folder's own split or one by hash"
     from transfer_course.data import get_split
     from transfer_course.experiment import Experiment, Schedule
     name = re.sub(r'[^\w.-]+', '-', Path(folder).expanduser().resolve().name) # in the runs' names: two folders are two experiments
-    return Experiment('own', folder, get_split, arch, changes.pop('schedule', Schedule.fine_tune(3)), scale=scale, variant=name, **changes)
+    return Experiment('own', folder, get_split, arch, changes.pop('schedule', Schedule.fine_tune(3)), scale=scale, variant=name, arms=('pretrained', 'probe', 'random'), **changes)
 
 def _changes(args) -> dict:
     "Fields of an `Experiment` from the command line's options; what was not given is left to the chapter"
     given = {k: v for k in ('arch', 'weights', 'size', 'bs') if (v := getattr(args, k)) is not None}
     if args.seeds: given['seeds'] = parse_seeds(args.seeds)
     return given
+
+def _differences(runs, part):
+    "The first arm less each other one, photo by photo: a line each"
+    from fastcore.basics import groupby
+    from transfer_course.claims import show
+    from transfer_course.experiment import paired_difference
+    arms = groupby(runs, 'arm')
+    first,*others = arms
+    for o in others:
+        d = paired_difference(arms[first], arms[o], part)
+        yield f"{first} less {o}: {show(d['diff'], 'difference')} ({100*d['lo']:+.1f} to {100*d['hi']:+.1f}: 95 %, the same {d['n']:,} of the {part} part, {d['seeds']} seed{'s'*(d['seeds']>1)})"
 
 def run(args):
     "Run an experiment: its arms and seeds, then its test part"
@@ -61,7 +72,8 @@ def run(args):
     if args.epochs is not None: exp = replace(exp, schedule=exp.schedule.with_epochs(args.epochs))
     runs = exp.run(args.resume, args.fresh)
     from transfer_course.report import compare_table, figure_for
-    print('\n' + compare_table(runs).to_string(index=False))
+    compared = compare_table(runs)
+    print('\n' + compared.to_string(index=False), *_differences(runs, compared.attrs['part']), sep='\n')
     figure = figure_for(runs, runs_path(exp.chapter, f'{exp.group}.png'), exp.dataset)
     if args.commit:
         from transfer_course.experiment import commit_run
