@@ -32,6 +32,8 @@ def exam(
     classes = run.settings['classes']
     if sorted(classes) != ds.classes:
         raise CourseError(f"{run.name} knows {', '.join(classes)}, and {ds.name} shows {', '.join(ds.classes)}: an exam needs photos of the same classes, under the same names.")
+    trained,asked = (data_sets().get(o, {}).get('same_photos_as', o) for o in (run.data['name'], ds.name))
+    if trained == asked and run.data['name'] != ds.name: raise CourseError(f"{ds.name} shows the same photos as {run.data['name']}, which {run.name} was trained on: that is no exam.")
     seen = set(run.split().train) & set(ds.names) if run.data['name'] == ds.name else set()
     if seen: raise CourseError(f"{run.name} was trained on {len(seen):,} photos of {ds.name}, such as '{min(seen)}': that is no exam.")
     if probs is None: probs = answer_photos(run, ds, ds.names)

@@ -243,7 +243,8 @@ def paired_difference(
     if {frozenset(o.index) for o in [*A, *B]} != {frozenset(A[0].index)} or not len(A[0]):
         raise CourseError(f"The {part} photos of {runs_a[0].name} and {runs_b[0].name} are not the same, or there are none: only answers to the same photos can be paired.")
     names = A[0].index
-    return paired_interval(*(np.stack([o.loc[names].to_numpy() for o in side]) for side in (A, B)), level)
+    d = paired_interval(*(np.stack([o.loc[names].to_numpy() for o in side]) for side in (A, B)), level)
+    return d | dict(lo=max(d['lo'], -1.), hi=min(d['hi'], 1.)) # two shares are no further apart
 
 # %% ../nbs/lib/50_experiment.ipynb #d65b1362
 def stable_after(
