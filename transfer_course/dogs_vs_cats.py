@@ -399,7 +399,7 @@ def fit_scratch(
     split:Split, # To train and validate
     hidden:tuple=(1024,), # These and the next four as for `fit_head`, so that a line of `LINES` fits both arms
     dropout:float=0.,
-    opt:str='adam', # Or `rmsprop`, or `momentum`
+    opt:str='adam',
     lr:float=1e-3,
     bs:int=64,
     epochs:int=10, # Enough to know most of a thousand photos by heart
@@ -417,7 +417,7 @@ def fit_scratch(
         def after_pred(self):
             if not self.training: self.now += (self.pred.argmax(1)==self.y).tolist()
         def after_validate(self): right.append(self.now)
-    optimizers = dict(adam=Adam, rmsprop=RMSProp, momentum=partial(SGD, mom=.9))
+    optimizers = dict(adam=Adam, rmsprop=RMSProp, sgd=SGD, momentum=partial(SGD, mom=.9))
     if opt not in optimizers: raise unknown('optimizer', opt, optimizers)
     seed_everything(seed)
     dls = picture_loaders(ds, split, size, bs).decoded([ds.path/n for n in ds.names])

@@ -493,14 +493,15 @@ def photographers(
 def board_markdown(
     board, # As from `claims.board`
     why:bool=False, # Give the reason of every verdict; else only where the claim is not settled
+    again:bool=False, # And the line that computes it again
 ) -> str: # A line that counts, and a Markdown table, one line a claim
     "The board for the README"
     def cell(text): return ' '.join(str(text).split()).replace('|', '\\|')
     def verdict(v): return f'**{v.verdict}**' + f'. {v.reason}'*(why or v.verdict not in ('holds', 'does not hold'))
-    rows = [f'| {v.claim.id.rpartition("-")[2]} | {cell(v.claim.says)} | {cell(v.article)} | {cell(v.figure)} | {cell(verdict(v))} |' for v in board]
+    rows = [f'| {v.claim.id.rpartition("-")[2]} | {cell(v.claim.says)} | {cell(v.article)} | {cell(v.figure)} | {cell(verdict(v))} |' + f' `{cell(v.command)}` |'*again for v in board]
     if not rows: return 'No claims yet.'
     count = ', '.join(f'{o} {n}' for o,n in tally(board).items() if n)
-    return '\n'.join([f'{len(rows)} claims: {count}.', '', '| | the article says | its figure | ours | verdict |', '|---|---|---|---|---|', *rows])
+    return '\n'.join([f'{len(rows)} claims: {count}.', '', '| | the article says | its figure | ours | verdict |' + ' again |'*again, '|---|---|---|---|---|' + '---|'*again, *rows])
 
 def _shade(color):
     "Black or white, whichever reads better on a colour"
