@@ -501,7 +501,8 @@ def _begin(self:Experiment, arm:str, seed:int, resume:bool, fresh:bool): # -> (R
     "The run to work on: a new one, a finished one, or one to go on with"
     new = self._new_run(arm, seed)
     if fresh:
-        for p in new.path.parent.glob(f'{new.name}.*'): p.unlink()
+        for p in new.path.parent.glob('*'):
+            if p.name.startswith(f'{new.name}.'): p.unlink()
     if not new.path.exists() and not _checkpoint(new).exists(): return new, None
     old,state = None,None
     try: old = read_run(new.path)
