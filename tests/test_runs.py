@@ -204,7 +204,6 @@ def test_predict_and_export_by_name(through, shapes, tmp_path):
 
 def test_a_stopped_run_hides_no_finished_one(tmp_path, monkeypatch):
     from transfer_course.core import read_json, write_json
-    from transfer_course.experiment import load_runs
     monkeypatch.setenv('TRANSFER_COURSE_RUNS', str(tmp_path))
     r = load_runs('flowers', own=False, status='finished')[0]
     write_json(tmp_path/'flowers'/f'{r.name}.json', read_json(r.path) | dict(status='running'))

@@ -7,11 +7,11 @@ __all__ = ['SETTINGS', 'PROTOCOL', 'FROZEN_LOG', 'RANDOM_LOG', 'LINES', 'SCRATCH
            'MEMBERS', 'CLIPS', 'STUDIES', 'split_article', 'experiment', 'time_to_beat', 'article_epochs',
            'show_photos', 'batch_norm_study', 'study_path', 'load_study', 'right_of', 'study_batch_norms', 'committed',
            'winners_bias', 'simulated_bias', 'exam_path', 'take_exam', 'frozen_answers', 'commit_exam', 'features',
-           'class_numbers', 'dense_layers', 'fit_head', 'study_heads', 'study_bias', 'fit_scratch', 'study_scratch',
-           'fit_depth', 'study_depths', 'study_matrix', 'study_gently', 'study_norms_at_rest', 'depth_features',
-           'probe_accuracy', 'grouped', 'out_of_fold', 'two_columns', 'scored', 'study_submission',
-           'study_second_source', 'make_submission', 'run_study', 'missing_studies', 'afterwards', 'experiments',
-           'epoch_without_cache', 'facts']
+           'class_numbers', 'fit_head', 'study_heads', 'study_bias', 'fit_scratch', 'study_scratch', 'fit_depth',
+           'study_depths', 'study_matrix', 'study_gently', 'study_norms_at_rest', 'depth_features', 'probe_accuracy',
+           'grouped', 'out_of_fold', 'two_columns', 'scored', 'study_submission', 'study_second_source',
+           'make_submission', 'run_study', 'missing_studies', 'afterwards', 'experiments', 'epoch_without_cache',
+           'facts']
 
 # %% ../nbs/02_dogs_vs_cats.ipynb #dbd738d4
 from collections import Counter
@@ -310,17 +310,6 @@ def class_numbers(
     return np.array([ds.classes.index(ds.labels[o]) for o in names])
 
 # %% ../nbs/02_dogs_vs_cats.ipynb #07421796
-def dense_layers(
-    widths, # Of the input, each hidden layer and the output
-    dropout:float=0., # Before each dense layer
-) -> list: # Of modules
-    "Dense layers with ReLU between them"
-    from torch import nn
-    if min(widths) < 1: raise CourseError(f"A hidden layer of width {min(widths)} lets nothing through: give widths of 1 or more.")
-    drop,layers = [nn.Dropout(dropout)]*bool(dropout), []
-    for i,o in zip(widths, widths[1:]): layers += [*drop, nn.Linear(i, o), nn.ReLU()]
-    return layers[:-1]
-
 def fit_head(
     x:np.ndarray, y:np.ndarray, # Features and classes to train with: (photos, features), (photos,)
     xv:np.ndarray, yv:np.ndarray, # And to validate with
@@ -337,6 +326,7 @@ def fit_head(
     import torch
     from torch import nn
     import torch.nn.functional as F
+    from transfer_course.models import dense_layers
     if len(set(y)) < 2: raise CourseError("All training photos are of one class: there is nothing to tell apart.")
     torch.manual_seed(seed)
     net = nn.Sequential(*dense_layers([x.shape[1], *hidden, max(int(y.max()), int(yv.max()))+1], dropout))
@@ -409,8 +399,8 @@ def fit_scratch(
 ) -> dict: # right: (epochs, photos) of validation; train_loss, train_acc, valid_loss, valid_acc …: a list each
     "The random arm by one line of the list: the whole net learns"
     import transfer_course.precompute # adds `decoded`
-    from fastai.vision.all import Adam, Callback, Flatten, RMSProp, SGD, get_c, nn
-    from transfer_course.models import EpochLog, picture_loaders, transfer_learner
+    from fastai.vision.all import Adam, Callback, RMSProp, SGD, get_c, nn
+    from transfer_course.models import EpochLog, dense_layers, picture_loaders, transfer_learner
     class Answers(Callback):
         "Keep which validation photos were right after each epoch"
         def before_validate(self): self.now = []
@@ -422,7 +412,8 @@ def fit_scratch(
     seed_everything(seed)
     dls = picture_loaders(ds, split, size, bs).decoded([ds.path/n for n in ds.names])
     learn = transfer_learner(dls, arch, 'random', head='avg', wd=0., opt_func=optimizers[opt])
-    learn.model[1] = nn.Sequential(nn.AdaptiveAvgPool2d(1), Flatten(), *dense_layers([learn.model[1][-1].in_features, *hidden, get_c(dls)], dropout)).to(dls.device)
+    *pooling,linear = learn.model[1]
+    learn.model[1] = nn.Sequential(*pooling, *dense_layers([linear.in_features, *hidden, get_c(dls)], dropout)).to(dls.device)
     rows,right = [], []
     with learn.no_bar(), learn.no_logging(): learn.fit(epochs, lr, cbs=[EpochLog(lambda _,row: rows.append(row)), Answers()])
     return {k: [o[k] for o in rows] for k in rows[0]} | dict(right=np.array(right))
@@ -432,12 +423,12 @@ SCRATCH = ["the article's: 1,024, Adam 0.001, batch 64", 'dropout 0.5', 'wide: 4
 
 def study_scratch() -> list: # Of dicts: line, seed, acc (last epoch), best, train_acc, right, bias (as from `winners_bias`), seconds …
     "The list of things to try on the arm that it was meant for: random weights, few enough photos to learn them by heart, three seeds a line"
-    ds,rows = get_data('dogs-vs-cats'), []
+    ds,net,rows = get_data('dogs-vs-cats'), dict(arch='resnet18', size=32), []
     for line in SCRATCH:
         for seed in range(3):
             split = few_per_class(split_article(ds), ds, 500, seed)
-            log = fit_scratch(ds, split, seed=seed, **LINES[line])
-            rows.append(dict(line=line, seed=seed, arch='resnet18', size=32, trained_on=len(split.train), photos=len(split.valid), epochs=len(log['valid_acc']), acc=log['valid_acc'][-1], best=max(log['valid_acc']),
+            log = fit_scratch(ds, split, seed=seed, **net, **LINES[line])
+            rows.append(dict(line=line, seed=seed, **net, trained_on=len(split.train), photos=len(split.valid), epochs=len(log['valid_acc']), acc=log['valid_acc'][-1], best=max(log['valid_acc']),
                              train_acc=log['train_acc'][-1], right=_bits(log['right'][-1]), bias=winners_bias(log['right']), seconds=sum(log['seconds'])))
             print(line, seed, f"{log['train_acc'][-1]:.3f} {log['valid_acc'][-1]:.3f}", flush=True)
     return rows

@@ -497,12 +497,9 @@ def _read_checkpoint(run:Run) -> dict:
     except Exception as e: raise CourseError(f"{_checkpoint(run)} is damaged ({' '.join(str(e).split())[:200] or type(e).__name__}): --fresh runs {run.name} anew.") from None
 
 @patch
-def _begin(self:Experiment, arm:str, seed:int, resume:bool, fresh:bool): # -> (Run, training state or None)
+def _begin(self:Experiment, arm:str, seed:int, resume:bool): # -> (Run, training state or None)
     "The run to work on: a new one, a finished one, or one to go on with"
     new = self._new_run(arm, seed)
-    if fresh:
-        for p in new.path.parent.glob('*'):
-            if p.name.startswith(f'{new.name}.'): p.unlink()
     if not new.path.exists() and not _checkpoint(new).exists(): return new, None
     old,state = None,None
     try: old = read_run(new.path)
@@ -740,10 +737,11 @@ def run_one(self:Experiment,
     say=say_epoch # Called with run and row after each epoch
 ) -> Run: # Finished, its test part shut
     "Train one arm with one seed, or take the finished run"
+    if fresh: self._forget(arm, seed)
     path = runs_path(self.chapter, f'{self.name(arm, seed)}.json')
     with locked(path, f'the run {path.stem}'):
         sweep(path)
-        run,state = self._begin(arm, seed, resume, fresh)
+        run,state = self._begin(arm, seed, resume)
         if run.status == 'finished':
             _clear(run)
             return run
@@ -804,8 +802,10 @@ def run(self:Experiment,
 @patch
 def _forget(self:Experiment, arm:str, seed:int):
     "Remove a run that could begin anew, finished or not"
-    path = runs_path(self.chapter, f'{self.name(arm, seed)}.json')
-    with locked(path, f'the run {path.stem}'): self._begin(arm, seed, False, True)
+    path = self._new_run(arm, seed).path # what keeps it from beginning comes up here, and nothing is lost
+    with locked(path, f'the run {path.stem}'):
+        for p in path.parent.glob('*'):
+            if p.name.startswith(f'{path.stem}.'): p.unlink()
 
 # %% ../nbs/lib/50_experiment.ipynb #47b99ad6
 def require_weights(
