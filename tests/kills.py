@@ -42,7 +42,7 @@ class Runs:
     def __init__(self, stuff):
         from transfer_course import data, experiment
         import fastai.vision.all, filelock, pandas, safetensors.torch, timm, transfer_course.models # all that a child would import
-        from transfer_course.pictures import make_pictures
+        from transfer_course.data.synthetic import make_pictures
         pictures = make_pictures(stuff/'shapes', 40, size=40)
         split = lambda ds: data.split_by_hash(ds, .25, .25)
         self.experiment = lambda: experiment.Experiment('own', str(pictures), split, 'tf_efficientnet_lite0', experiment.Schedule.fine_tune(1), scale='sample', size=32, bs=8, seeds=(0,), keep='best')
@@ -99,7 +99,7 @@ class Data:
 
     def work(self, root):
         os.environ['TRANSFER_COURSE_RUNS'] = str(root)
-        os.environ.pop('TRANSFER_COURSE_SHELF', None)
+        os.environ.pop('TRANSFER_COURSE_MIRROR', None)
         assert len(self.get('photos', 'full')) == 1400
 
     def end(self, root): return {o: hashlib.sha256(b).hexdigest() for o,b in content(root).items() if not o.endswith('checked.json')} # it remembers times
@@ -177,8 +177,8 @@ class Cache:
     def __init__(self, stuff):
         import fastai.vision.all, filelock, timm, torch, transfer_course.precompute
         from transfer_course import data, models
-        from transfer_course.core import Numerics
-        from transfer_course.pictures import make_pictures
+        from transfer_course.train.numerics import Numerics
+        from transfer_course.data.synthetic import make_pictures
         pictures = make_pictures(stuff/'shapes', 120, size=64)
         def learner():
             torch.manual_seed(0)

@@ -51,7 +51,7 @@ def test_notebook_runs(name, tmp_path):
 @pytest.fixture(scope='module')
 def work(tmp_path_factory):
     "A folder with pictures of two kinds"
-    from transfer_course.pictures import make_pictures
+    from transfer_course.data.synthetic import make_pictures
     folder = tmp_path_factory.mktemp('work')
     make_pictures(folder/'shapes', 40, classes=['red-circle', 'blue-square'], size=48)
     return folder
@@ -76,8 +76,11 @@ def test_commands_answer(work):
 def test_learner_on_the_sample(tmp_path):
     code = """
 from transfer_course.core import *
-from transfer_course.data import get_data, split_sample
-from transfer_course.models import picture_loaders, transfer_learner
+from transfer_course.results.provenance import *
+from transfer_course.train.numerics import *
+from transfer_course.data.sets import get_data
+from transfer_course.data.splits import split_sample
+from transfer_course.train.models import picture_loaders, transfer_learner
 ds = get_data('flowers', 'sample')
 seed_everything(0)
 dls = picture_loaders(ds, split_sample(ds), size=32, bs=32)

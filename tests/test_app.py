@@ -7,9 +7,12 @@ import numpy as np, pytest
 from transfer_course import app, models
 from transfer_course.app import answer_html, find_neighbours, heading_html, open_classifier, training_photos
 from transfer_course.core import CourseError, course_path
-from transfer_course.data import get_split, split_by_hash
-from transfer_course.experiment import Experiment, Schedule, export, find_run, load_learner_of
-from transfer_course.pictures import make_pictures, odd_files
+from transfer_course.data.splits import get_split, split_by_hash
+from transfer_course.results.config import Schedule
+from transfer_course.results.store import find_run
+from transfer_course.train.predict import export, load_learner_of
+from transfer_course.train.loop import Experiment
+from transfer_course.data.synthetic import make_pictures, odd_files
 
 SAMPLE = course_path('data', 'sample')
 
@@ -19,7 +22,7 @@ def runs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as m:
         root = tmp_path_factory.mktemp('runs')
         m.setenv('TRANSFER_COURSE_RUNS', str(root))
-        m.delenv('TRANSFER_COURSE_SHELF', raising=False)
+        m.delenv('TRANSFER_COURSE_MIRROR', raising=False)
         m.setenv('OMP_NUM_THREADS', '1')
         make_pictures(root/'drawings', 24, ['red-star', 'blue-circle'], size=40)
         make = lambda data, split, size: Experiment('flowers' if data=='flowers' else 'own', data, split, 'tf_efficientnet_lite0', Schedule.fine_tune(1), scale='sample', size=size, arms=('probe',), seeds=(0,))

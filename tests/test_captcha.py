@@ -4,11 +4,15 @@ from functools import partial
 
 import pytest
 
-from transfer_course.captcha import experiment, experiments
-from transfer_course.captchas import CaptchaStyle, DIGITS, draw_texts, render, unique_texts, write_captchas
-from transfer_course.claims import load_facts, read_claims
+from transfer_course.chapters.flowers import experiment, experiments
+from transfer_course.data.captchas import CaptchaStyle, DIGITS, draw_texts, render, unique_texts, write_captchas
+from transfer_course.results.claims import read_claims
+from fastai.vision.all import load_counts
 from transfer_course.core import CourseError
-from transfer_course.experiment import Experiment, Schedule, predict, read_run
+from transfer_course.results.config import Schedule
+from transfer_course.results.store import read_run
+from transfer_course.train.predict import predict
+from transfer_course.train.loop import Experiment
 
 TINY = CaptchaStyle(length=3, alphabet='0123456789ABCDEF', width=64, height=32, font_size=20)
 
@@ -16,7 +20,7 @@ TINY = CaptchaStyle(length=3, alphabet='0123456789ABCDEF', width=64, height=32, 
 @pytest.fixture(scope='module')
 def tiny(tmp_path_factory):
     "An experiment on a few tiny texts, in runs of its own"
-    from transfer_course.chars import captcha_data, split_texts
+    from transfer_course.train.chars import captcha_data, split_texts
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('TRANSFER_COURSE_RUNS', str(tmp_path_factory.mktemp('runs')))
         data = partial(captcha_data, dict(train=40, valid=8, test=8), TINY)
@@ -35,7 +39,7 @@ def test_a_run_that_reads_texts_resumes_to_the_same_end(tiny):
 
 
 def test_its_answers_are_characters_and_its_accuracies_agree_with_them(tiny):
-    run, = tiny.open_test([tiny.run_one('random', 0, say=lambda *a: None)])
+    run, = tiny.evaluate_test([tiny.run_one('random', 0, say=lambda *a: None)])
     rows = read_run(run.path).answers()
     assert list(rows.columns) == ['part', 'name', 'place', 'target', 'pred', 'p_target', 'p_pred']
     for part, n in (('valid', 8), ('test', 8)):
@@ -88,7 +92,7 @@ def test_runs_of_the_course_have_names_of_their_own():
 
 
 def test_committed_facts_answer_the_claims():
-    facts = load_facts('captcha')['facts']
+    facts = load_counts('captcha')['facts']
     assert {c.quantity for c in read_claims() if c.article == 'captcha' and c.rule == 'count' and not c.missing} <= set(facts)
 
 

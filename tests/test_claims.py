@@ -5,8 +5,12 @@ from types import SimpleNamespace
 
 import pandas as pd, pytest
 
-from transfer_course.claims import (VERDICTS, Claim, agrees, band, board, board_text, evaluate, fits, judge, load_facts, predictive_chance, read_claims, stale,
-                                    tally, write_facts)
+from transfer_course.stats import fits, predictive_chance
+
+from transfer_course.results.claims import VERDICTS, Claim, agrees, board, board_text, evaluate, judge, read_claims, stale
+
+from fastai.vision.all import seed_interval, load_counts
+                                    tally, write_counts)
 from transfer_course.core import CourseError, write_json
 
 ROW = dict(id='"x-1"', article='"x"', says='"…"', quantity='"valid.acc"', value='0.9', unit='"rate"', how='"run"', rule='"rate"', source='"…"', tolerance='0.02',
@@ -48,7 +52,7 @@ def test_nor_does_it_refute():
 
 def test_the_edge_of_the_tolerance():
     runs = seeds(.9, .9, .9)
-    _,lo,hi = band([.9]*3, 813)
+    _,lo,hi = seed_interval([.9]*3, 813)
     half = (hi-lo)/2
     assert judge(claim(tolerance=half+1e-6), runs).verdict == 'holds'
     assert judge(claim(tolerance=half-1e-6), runs).verdict == 'undecided'
@@ -171,8 +175,8 @@ def test_the_board_needs_no_torch():
 
 def test_facts_and_stale(tmp_path, monkeypatch):
     monkeypatch.setenv('TRANSFER_COURSE_RUNS', str(tmp_path))
-    write_facts('nowhere', dict(photos=dict(value=10, how='files')), dict(name='x'), modules=('core',))
-    assert load_facts('nowhere', own=True)['facts']['photos']['value'] == 10
+    write_counts('nowhere', dict(photos=dict(value=10, how='files')), dict(name='x'), modules=('core',))
+    assert load_counts('nowhere', own=True)['facts']['photos']['value'] == 10
     assert not [r for r in stale(own=True) if r.file.startswith('nowhere')]
     d = json.loads((tmp_path/'nowhere'/'facts.json').read_text())
     d['code']['modules']['core'] = 'another'
@@ -180,8 +184,8 @@ def test_facts_and_stale(tmp_path, monkeypatch):
     row, = [r for r in stale(own=True) if r.file.startswith('nowhere')]
     assert row.changed == ['core'] and 'core changed' in str(row)
     (tmp_path/'nowhere'/'facts.json').write_text('{"facts": ')
-    with pytest.raises(CourseError, match='damaged'): load_facts('nowhere', own=True)
-    with pytest.raises(CourseError, match="needs a 'value'"): write_facts('nowhere', dict(photos=10), {})
+    with pytest.raises(CourseError, match='damaged'): load_counts('nowhere', own=True)
+    with pytest.raises(CourseError, match="needs a 'value'"): write_counts('nowhere', dict(photos=10), {})
 
 def test_the_number_that_fools():
     assert predictive_chance(250, 250, 740, 813) == pytest.approx(1.1e-9, rel=.02)

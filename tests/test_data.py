@@ -7,19 +7,23 @@ from types import SimpleNamespace
 import pytest, requests
 from transfer_course import data
 from transfer_course.core import CourseError, read_json, sha256, write_json
-from transfer_course.data import *
-from transfer_course.pictures import make_pictures, odd_files
+from transfer_course.data.pictures import *
+from transfer_course.data.fetch import *
+from transfer_course.data.sets import *
+from transfer_course.data.splits import *
+from transfer_course.data.check import *
+from transfer_course.data.synthetic import make_pictures, odd_files
 
-SHELF = os.environ.get('TRANSFER_COURSE_SHELF', '')
+SHELF = os.environ.get('TRANSFER_COURSE_MIRROR', '')
 REAL = pytest.mark.skipif(not SHELF or not Path(SHELF, 'archives', 'flowers-recognition.zip').exists(),
-                          reason='the real flowers are not here: set TRANSFER_COURSE_SHELF to a shelf that has them')
+                          reason='the real flowers are not here: set TRANSFER_COURSE_MIRROR to a shelf that has them')
 ENTRY = dict(title='Test', page='https://example.org/page', licence='none', photos=6, archive='stars.zip')
 
 @pytest.fixture(autouse=True)
 def alone(tmp_path, monkeypatch):
     "Runs in a temporary folder, no shelf, no pause between attempts"
     monkeypatch.setenv('TRANSFER_COURSE_RUNS', str(tmp_path/'runs'))
-    monkeypatch.delenv('TRANSFER_COURSE_SHELF', raising=False)
+    monkeypatch.delenv('TRANSFER_COURSE_MIRROR', raising=False)
     monkeypatch.setattr(data, 'PAUSE', 0)
 
 @pytest.fixture(scope='session')
@@ -40,7 +44,7 @@ def shelve(tmp_path, monkeypatch, archive, **about):
     dest.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(archive, dest)
     if about: write_json(dest.with_suffix('.json'), about)
-    monkeypatch.setenv('TRANSFER_COURSE_SHELF', str(tmp_path/'shelf'))
+    monkeypatch.setenv('TRANSFER_COURSE_MIRROR', str(tmp_path/'shelf'))
     return dest
 
 def nothing_left(tmp_path):
@@ -74,7 +78,7 @@ def test_folders_by_other_words(tmp_path, monkeypatch, packed):
 
 def test_no_kaggle_token(tmp_path):
     "In a fresh process with an empty home: one sentence, none of the client's page of help"
-    env = {k: v for k,v in os.environ.items() if not k.startswith('KAGGLE') and k != 'TRANSFER_COURSE_SHELF'} | dict(HOME=str(tmp_path), XDG_CONFIG_HOME=str(tmp_path/'config'))
+    env = {k: v for k,v in os.environ.items() if not k.startswith('KAGGLE') and k != 'TRANSFER_COURSE_MIRROR'} | dict(HOME=str(tmp_path), XDG_CONFIG_HOME=str(tmp_path/'config'))
     code = "from transfer_course.data import *\ntry: get_data('flowers')\nexcept Exception as e: print(type(e).__name__, e)"
     out = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
     assert out.stdout.startswith('CourseError The data set flowers could not be had. Tried in turn: no shelf is set') and out.stdout.count('\n')==1
@@ -333,7 +337,7 @@ def test_torch_stays_out():
 def test_sample_looks_at_nothing_else(monkeypatch):
     def refuse(*args): raise AssertionError('looked for an archive')
     monkeypatch.setattr(data, 'get_archive', refuse)
-    monkeypatch.setenv('TRANSFER_COURSE_SHELF', '/nowhere')
+    monkeypatch.setenv('TRANSFER_COURSE_MIRROR', '/nowhere')
     ds = get_data('flowers', 'sample')
     assert (len(ds), split_sample(ds).sizes) == (300, dict(train=160, valid=40, test=100))
     assert not set(ds.names) & set(held_out()) and set(ds.credits)==set(ds.names)
@@ -344,7 +348,7 @@ def test_sample_looks_at_nothing_else(monkeypatch):
 
 @REAL
 def test_real_flowers(tmp_path, monkeypatch):
-    monkeypatch.setenv('TRANSFER_COURSE_SHELF', SHELF)
+    monkeypatch.setenv('TRANSFER_COURSE_MIRROR', SHELF)
     ds = get_data('flowers')
     assert Counter(ds.labels.values()) == dict(daisy=764, dandelion=1052, rose=784, sunflower=733, tulip=984)
     split = split_flowers_article(ds)
@@ -360,7 +364,7 @@ def test_real_flowers(tmp_path, monkeypatch):
 @REAL
 def test_sample_is_what_write_sample_writes(tmp_path, monkeypatch):
     "Names and credits to the byte; pixels up to the JPEG library"
-    monkeypatch.setenv('TRANSFER_COURSE_SHELF', SHELF)
+    monkeypatch.setenv('TRANSFER_COURSE_MIRROR', SHELF)
     ds,sample = get_data('flowers'), get_data('flowers', 'sample')
     write_sample(ds, ds.credits, tmp_path/'sample')
     for o in 'credits.csv', 'README.md': assert (tmp_path/'sample'/o).read_text()==(sample.path/o).read_text()

@@ -3,14 +3,19 @@ import subprocess, sys
 
 import numpy as np, pytest
 
-from transfer_course.claims import evaluate, judge, load_facts, read_claims
+from transfer_course.results.claims import evaluate, judge, read_claims
+
+from fastai.vision.all import load_counts
 from transfer_course.cli import main
 from transfer_course.core import CourseError, course_path
-from transfer_course.data import data_sets, get_data
-from transfer_course.dogs_vs_cats import (BUDGETS, FROZEN_LOG, RANDOM_LOG, article_epochs, experiment, experiments, fit_head, load_study, right_of, run_study,
-                                          simulated_bias, split_article, time_to_beat, winners_bias)
-from transfer_course.experiment import Schedule, early_stop
-from transfer_course.submission import check_submission
+from transfer_course.data.fetch import data_sets
+from transfer_course.data.sets import get_data
+from transfer_course.chapters.flowers import experiment, experiments
+from transfer_course.chapters.dogs_vs_cats import BUDGETS, FROZEN_LOG, RANDOM_LOG, article_epochs, fit_head, load_study, right_of, run_study
+                                          simulated_bias, split_article, time_to_beat, selection_bias)
+from transfer_course.stats import early_stop
+from transfer_course.results.config import Schedule
+from transfer_course.chapters.submission import check_submission
 
 
 def test_the_three_scales():
@@ -67,10 +72,10 @@ def test_time_to_beat_asks_for_more_than_the_best():
 def test_luck_of_the_winner():
     rng = np.random.default_rng(0)
     right = rng.random((40, 400)) < .9                                      # forty epochs that are equally good
-    measured = winners_bias(right)
+    measured = selection_bias(right)
     assert .5 < measured['bias']/(simulated_bias(.9, 200, 40)) < 2
     steady = np.tile(right[:1], (40, 1))
-    assert abs(winners_bias(steady)['bias']) < .02                          # no epoch differs: nothing to choose
+    assert abs(selection_bias(steady)['bias']) < .02                          # no epoch differs: nothing to choose
 
 def test_heads_learn_and_refuse():
     rng = np.random.default_rng(0)
@@ -81,7 +86,7 @@ def test_heads_learn_and_refuse():
     with pytest.raises(CourseError, match='one class'): fit_head(x, y*0, x, y)
 
 def test_a_head_of_width_0_in_the_engine():
-    from transfer_course.models import make_head
+    from transfer_course.train.models import make_head
     with pytest.raises(CourseError, match="no head 'avg-0'"): make_head('avg-0', 8, 2)
 
 def test_the_list_of_doubtful_labels():
@@ -99,7 +104,7 @@ def test_claims_of_the_log_come_out_as_computed():
     assert wrong == {'1.1b', '1.3b', '1.3c', '1.8', '1.9', '1.12c', '1.15', '1.16c', '1.19'}
 
 def test_committed_facts_answer_the_claims():
-    facts = load_facts('dogs_vs_cats').get('facts', {})
+    facts = load_counts('dogs_vs_cats').get('facts', {})
     asked = {c.quantity for c in read_claims() if c.article == 'dogs_vs_cats' and c.rule == 'count' and not c.missing}
     assert asked <= set(facts)
 

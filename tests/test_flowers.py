@@ -3,12 +3,15 @@ import subprocess, sys
 
 import pytest
 
-from transfer_course.claims import load_facts, read_claims
+from transfer_course.results.claims import read_claims
+
+from fastai.vision.all import load_counts
 from transfer_course.core import CourseError
-from transfer_course.data import Split, own_data
-from transfer_course.experiment import Schedule
-from transfer_course.flowers import article_folders, experiment, experiments, nearest_photos
-from transfer_course.pictures import make_pictures
+from transfer_course.data.sets import own_data
+from transfer_course.data.splits import Split
+from transfer_course.results.config import Schedule
+from transfer_course.chapters.flowers import article_folders, experiment, experiments, nearest_photos
+from transfer_course.data.synthetic import make_pictures
 
 
 def test_the_three_scales():
@@ -26,14 +29,14 @@ def test_changes_win_and_another_net_brings_its_size():
 
 
 def test_near_weights_are_taken_only_from_a_shelf_and_announced(monkeypatch, tmp_path, capsys):
-    monkeypatch.delenv('TRANSFER_COURSE_SHELF', raising=False)
+    monkeypatch.delenv('TRANSFER_COURSE_MIRROR', raising=False)
     assert experiment('quick', arch='resnet18').weights == 'imagenet'
     assert experiment('quick', arch='resnet18', weights='random').weights == 'random'
     (tmp_path/'weights').mkdir()
     (tmp_path/'weights'/'resnet18.near-imagenet.safetensors').write_bytes(b'')
     (tmp_path/'weights'/'resnet18.near-imagenet.json').write_text(
         '{"arch": "resnet18", "library": "torchvision", "genuine": false, "mean": [0, 0, 0], "std": [1, 1, 1]}')
-    monkeypatch.setenv('TRANSFER_COURSE_SHELF', str(tmp_path))
+    monkeypatch.setenv('TRANSFER_COURSE_MIRROR', str(tmp_path))
     capsys.readouterr()
     assert experiment('quick', arch='resnet18').weights == 'near-imagenet'
     assert 'close to them and not equal' in capsys.readouterr().out
@@ -63,7 +66,7 @@ def test_nearest_photos_leave_the_photo_itself_out():
 
 
 def test_committed_facts_answer_the_claims():
-    facts = load_facts('flowers')['facts']
+    facts = load_counts('flowers')['facts']
     asked = {c.quantity for c in read_claims() if c.article == 'flowers' and c.rule == 'count'}
     assert asked <= set(facts)
     assert all(facts[f'photos_{c}']['value'] for c in ('daisy', 'dandelion', 'rose', 'sunflower', 'tulip'))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from transfer_course import data
 from transfer_course.core import CourseError
-from transfer_course.data import MAX_RATIO, unpack
+from transfer_course.data.fetch import MAX_RATIO, unpack
 from watched import judge, watch
 
 PHOTO = random.Random(0).randbytes(3000) # as hard to compress as a JPEG

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from transfer_course.core import CourseError
-from transfer_course.data import check, open_picture
-from transfer_course.pictures import make_picture, make_pictures, odd_files
+from transfer_course.data.pictures import open_picture
+from transfer_course.data.check import check
+from transfer_course.data.synthetic import make_picture, make_pictures, odd_files
 from watched import judge, watch
 
 # --- Good pictures ---

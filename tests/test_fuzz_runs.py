@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from transfer_course import claims, core, experiment
 from transfer_course.core import CourseError, course_path, read_json, write_json
-from transfer_course.data import Split, aside_path, get_data, own_data
-from transfer_course.experiment import find_run, load_runs, read_run, wilson
+from transfer_course.data.sets import aside_path, get_data, own_data
+from transfer_course.data.splits import Split
+from transfer_course.stats import wilson
+from transfer_course.results.store import find_run, load_runs, read_run
 from watched import judge, watch
 
 CLASSES = 'daisy', 'rose'
@@ -137,7 +139,7 @@ def told(f, *args, **kw):
 
 def use(runs, name):
     "Whatever the course does with runs"
-    from transfer_course.report import board_markdown, caption, compare_table, figure_for, most_wrong, plot_confusion, plot_curves, plot_learning_curve
+    from transfer_course.results.report import board_markdown, caption, compare_table, figure_for, most_wrong, plot_confusion, plot_curves, plot_learning_curve
     for f in compare_table, caption, plot_curves, plot_confusion: told(f, runs)
     told(plot_learning_curve, dict(all=runs))
     told(experiment.paired_difference, [r for r in runs if r.arm=='pretrained'], [r for r in runs if r.arm=='random'])
@@ -149,7 +151,7 @@ def use(runs, name):
 
 def board_and_more():
     from transfer_course.cli import main
-    from transfer_course.report import board_markdown
+    from transfer_course.results.report import board_markdown
     if rows := told(claims.board, own=True): claims.board_text(rows); board_markdown(rows); json.dumps([o.to_dict() for o in rows])
     if rows := told(claims.stale, own=True): [str(o) for o in rows]; json.dumps([o.to_dict() for o in rows])
     # The command line too, with the chapter in the place of the committed results

@@ -98,9 +98,9 @@ def test_readme_is_the_same_each_time(tmp_path):
     assert text.startswith('# transfer_course') and '#|' not in text
 
 def test_readme_shows_the_board_as_it_is_today():
-    from transfer_course.claims import board
+    from transfer_course.results.claims import board
     from transfer_course.cli import chapters
-    from transfer_course.report import board_markdown
+    from transfer_course.results.report import board_markdown
     text = (ROOT/'README.md').read_text(encoding='utf-8')
     assert {v.claim.article for v in board()} == set(chapters())
     for name in chapters():

@@ -7,8 +7,8 @@ import pytest
 
 from transfer_course import openimages
 from transfer_course.core import CourseError
-from transfer_course.data import open_picture
-from transfer_course.openimages import PETS, RELEASES, fetch_photos, get_open_images, list_photos, open_images_data, read_labels, read_rows
+from transfer_course.data.pictures import open_picture
+from transfer_course.data.openimages import PETS, RELEASES, fetch_photos, get_open_images, list_photos, open_images_data, read_labels, read_rows
 
 PAGE = Path(__file__).resolve().parents[1]/'nbs'/'lib'/'22_openimages.ipynb'
 

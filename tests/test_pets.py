@@ -5,12 +5,19 @@ from types import SimpleNamespace
 
 import numpy as np, pandas as pd, pytest
 
-from transfer_course.claims import load_facts, read_claims
+from transfer_course.results.claims import read_claims
+
+from fastai.vision.all import load_counts
 from transfer_course.core import CourseError, write_json
-from transfer_course.data import Split, own_data
-from transfer_course.experiment import Schedule, stable_after
-from transfer_course.pets import (_listed_facts, clue_accuracy, correct_prior, estimate_prior, experiment, experiments, noise_of, recalls, settled_after, source_clues, stopped_early)
-from transfer_course.pictures import make_pictures
+from transfer_course.data.sets import own_data
+from transfer_course.data.splits import Split
+from transfer_course.stats import stable_after
+from transfer_course.results.config import Schedule
+from transfer_course.stats import noise_of
+from transfer_course.chapters.flowers import experiment, experiments
+from transfer_course.chapters.pets import _listed_facts, clue_accuracy, correct_prior, estimate_prior, recalls, source_clues, stopped_early
+from fastai.vision.all import epochs_to_converge
+from transfer_course.data.synthetic import make_pictures
 
 PUBLISHED = np.array([87.41, 90.90, 93.83, 93.69, 91.64, 89.91, 91.75, 96.47, 91.85, 83.49])/100
 
@@ -43,18 +50,18 @@ def test_runs_of_the_course_have_names_of_their_own():
     assert len(names) == len(set(names)) and {e.scale for e in experiments()} == {'quick'}
 
 def test_the_published_curve_is_never_stable():
-    assert stable_after(PUBLISHED) is None and settled_after(PUBLISHED, 2835) is None
-    assert settled_after(PUBLISHED[:8], 2835) == 8  # a curve is always near its own end
+    assert stable_after(PUBLISHED) is None and epochs_to_converge(PUBLISHED, 2835) is None
+    assert epochs_to_converge(PUBLISHED[:8], 2835) == 8  # a curve is always near its own end
 
 @pytest.mark.parametrize('n,acc', [(472, .93), (2835, .95), (100, .6), (40, 1.)])
 def test_a_still_net_is_called_still(n, acc):
     rng = np.random.default_rng(1)
     curves = rng.binomial(n, acc, (400, 30))/n
-    assert np.mean([settled_after(o, n) == 1 for o in curves]) > .94
+    assert np.mean([epochs_to_converge(o, n) == 1 for o in curves]) > .94
 
 def test_a_jump_above_the_noise_is_seen():
     curve = [.5]*9 + [.93]*21
-    assert (stable_after(curve), settled_after(curve, 472)) == (10, 10)
+    assert (stable_after(curve), epochs_to_converge(curve, 472)) == (10, 10)
     assert noise_of(.9, 472) < noise_of(.9, 472, 30) < noise_of(.9, 100, 30)
 
 def test_early_stopping_at_its_edges():
@@ -106,7 +113,7 @@ def test_a_validation_part_smaller_than_a_batch(tmp_path, monkeypatch):
     split = lambda ds: Split([n for i,n in enumerate(ds.names) if i%10 > 2], [n for i,n in enumerate(ds.names) if i%10 == 1], [n for i,n in enumerate(ds.names) if i%10 in (0, 2)])
     e = experiment('sample', size=32, schedule=Schedule.plateau(2))
     e.data,e.split = str(pictures), split
-    run, = e.open_test([e.run_one('random', 0, say=lambda *o: None)])
+    run, = e.evaluate_test([e.run_one('random', 0, say=lambda *o: None)])
     assert (run.valid['n'], run.test['n'], len(run.epochs)) == (3, 6, 2)
 
 def test_a_weight_for_an_empty_class(tmp_path, monkeypatch):
@@ -118,7 +125,7 @@ def test_a_weight_for_an_empty_class(tmp_path, monkeypatch):
     with pytest.raises(CourseError, match="no training photo of 'green-star'"): e.run_one('random', 0, say=lambda *o: None)
 
 def test_committed_facts_answer_the_claims():
-    facts = load_facts('pets').get('facts')
+    facts = load_counts('pets').get('facts')
     if not facts: pytest.skip('nothing was counted yet')
     asked = {c.quantity for c in read_claims() if c.article == 'pets' and c.rule == 'count' and not c.missing}
     assert asked <= set(facts)

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageOps
 from transfer_course.core import CourseError, sha256
-from transfer_course.pictures import COLOURS, PICTURE_CLASSES, SHAPES, make_picture, make_pictures, odd_files
+from transfer_course.data.synthetic import COLOURS, PICTURE_CLASSES, SHAPES, make_picture, make_pictures, odd_files
 
 ROOT = Path(__file__).resolve().parents[1]
 def sums(folder): return {o.relative_to(folder).as_posix(): sha256(o) for o in sorted(folder.rglob('*')) if o.is_file()}

@@ -7,9 +7,15 @@ import sys, torch
 torch.set_num_threads(1)
 from fastai.vision.all import *
 from transfer_course.core import *
-from transfer_course.data import get_data, split_sample
-from transfer_course.models import *
-from transfer_course.precompute import *
+from transfer_course.results.provenance import *
+from transfer_course.train.numerics import *
+from transfer_course.data.sets import get_data
+from transfer_course.data.splits import split_sample
+from transfer_course.train.callbacks import *
+from transfer_course.train.models import *
+from transfer_course.train.features import *
+from transfer_course.train.numerics import *
+from transfer_course.train.precompute import *
 assert processor_kind() == 'plain'
 ds = get_data('flowers', 'sample')
 split = split_sample(ds)
@@ -49,9 +55,10 @@ def test_the_pass_holds_a_batch_or_two_in_memory(monkeypatch, tmp_path):
     monkeypatch.setenv('TRANSFER_COURSE_RUNS', str(tmp_path))
     import gc
     import torch
-    from transfer_course.data import get_data, split_sample
-    from transfer_course.models import picture_loaders
-    from transfer_course.precompute import _outputs
+    from transfer_course.data.sets import get_data
+    from transfer_course.data.splits import split_sample
+    from transfer_course.train.models import picture_loaders
+    from transfer_course.train.precompute import _outputs
     ds = get_data('flowers', 'sample')
     dl = picture_loaders(ds, split_sample(ds), 32, bs=8, device='cpu').decoded().train
     def alive(): return sum(isinstance(o, torch.Tensor) and o.shape == (8, 3, 32, 32) for o in gc.get_objects())
@@ -64,8 +71,8 @@ def test_the_pass_holds_a_batch_or_two_in_memory(monkeypatch, tmp_path):
 def flowers(monkeypatch, tmp_path):
     "Paths of the sample's flowers, caches in a folder of their own"
     monkeypatch.setenv('TRANSFER_COURSE_RUNS', str(tmp_path))
-    import transfer_course.precompute # noqa: F401
-    from transfer_course.data import get_data
+    import transfer_course.train.precompute # noqa: F401
+    from transfer_course.data.sets import get_data
     ds = get_data('flowers', 'sample')
     return [ds.path/o for o in ds.names]
 
@@ -137,7 +144,7 @@ def test_layers_that_look_at_the_whole_batch_are_refused(flowers):
 def test_another_forward_pass_is_another_net():
     import torch
     from torch import nn
-    from transfer_course.precompute import _weights_hash
+    from transfer_course.train.precompute import _weights_hash
     def net(forward, **attributes):
         m = type('Bend', (nn.Module,), dict(forward=forward))()
         for k,v in attributes.items(): setattr(m, k, v)
@@ -153,7 +160,7 @@ def test_what_a_function_reads_is_part_of_its_name(monkeypatch):
     from functools import partial
     import numpy as np
     from fastai.vision.all import Transform
-    from transfer_course.precompute import describe
+    from transfer_course.train.precompute import describe
     def times(x, by): return x*by
     assert describe(Transform(partial(times, by=2))) != describe(Transform(partial(times, by=3)))
     def inner(x): return (lambda o: o*SCALE)(x)
@@ -168,8 +175,8 @@ def test_what_a_function_reads_is_part_of_its_name(monkeypatch):
     assert describe(Table(x)) == describe(Table(same)) != describe(Table(y))
 
 def test_a_new_optimizer_does_not_thaw(flowers):
-    from transfer_course.models import transfer_learner
-    from transfer_course.precompute import _frozen
+    from transfer_course.train.models import transfer_learner
+    from transfer_course.train.precompute import _frozen
     block = block_of()
     learn = transfer_learner(block.dataloaders(flowers, bs=8, device='cpu'), 'resnet18', 'random', scale='sample')
     learn.freeze()

@@ -3,15 +3,22 @@ import os, signal, subprocess, sys
 import pytest
 from safetensors.torch import load, save
 from transfer_course.core import CourseError
-from transfer_course.data import split_by_hash
-from transfer_course.experiment import Experiment, Schedule, load_learner_of, load_runs, read_run
+from transfer_course.data.splits import split_by_hash
+from transfer_course.results.config import Schedule
+from transfer_course.results.store import load_runs, read_run
+from transfer_course.train.predict import load_learner_of
+from transfer_course.train.loop import Experiment
 
 # An experiment that trains in a second: pictures made by program, two phases, the smallest net with packaged weights.
 EXPERIMENT = """
 import sys, torch
 torch.set_num_threads(1)
-from transfer_course.data import split_by_hash
-from transfer_course.experiment import *
+from transfer_course.data.splits import split_by_hash
+from transfer_course.stats import *
+from transfer_course.results.config import *
+from transfer_course.results.store import *
+from transfer_course.train.loop import *
+from transfer_course.train.predict import *
 exp = Experiment('own', sys.argv[1], lambda ds: split_by_hash(ds, .25, .25), 'tf_efficientnet_lite0', Schedule.fine_tune(2), scale='sample', size=32, bs=8, seeds=(0,))
 """
 RUN = "print('ready', flush=True)\nexp.run_one('pretrained', 0, resume=True, say=lambda run, row: (print(row['epoch'], flush=True), sys.stdin.readline()))"
@@ -33,7 +40,7 @@ def epochs(run): return [{k: v for k, v in e.items() if 'seconds' not in k} for 
 
 @pytest.fixture(scope='module')
 def shapes(tmp_path_factory):
-    from transfer_course.pictures import make_pictures
+    from transfer_course.data.synthetic import make_pictures
     folder = tmp_path_factory.mktemp('pictures')/'shapes'
     make_pictures(folder, n=48, size=40)
     return folder
@@ -143,7 +150,7 @@ def test_a_run_of_two_versions_of_the_code_is_in_no_commit(shapes, tmp_path):
 
 
 def test_other_photos_under_the_same_names_are_other_photos(shapes, through, monkeypatch, tmp_path):
-    from transfer_course.pictures import make_pictures
+    from transfer_course.data.synthetic import make_pictures
     monkeypatch.setenv('TRANSFER_COURSE_RUNS', str(through.path.parent.parent))
     make_pictures(tmp_path/'shapes', n=48, size=40, seed=1)
     exp = Experiment('own', str(tmp_path/'shapes'), lambda ds: split_by_hash(ds, .25, .25), 'tf_efficientnet_lite0', Schedule.fine_tune(2), scale='sample', size=32, bs=8, seeds=(0,))
@@ -162,7 +169,7 @@ def test_patience_stops_and_the_best_epoch_is_kept(shapes, monkeypatch, tmp_path
 
 
 def test_an_exported_learner_loads_in_a_fresh_process(shapes, through, monkeypatch, tmp_path):
-    from transfer_course.experiment import export
+    from transfer_course.train.predict import export
     photo = sorted(shapes.glob('*/*'))[0]
     pkl = export(through, tmp_path/'net.pkl')
     code = f"from fastai.learner import load_learner; print(load_learner({str(pkl)!r}).predict({str(photo)!r})[0])"

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import pytest
 from transfer_course import data, shelf
 from transfer_course.core import CourseError, read_json, sha256, write_json
-from transfer_course.data import get_data
-from transfer_course.pictures import make_pictures
+from transfer_course.data.sets import get_data
+from transfer_course.data.synthetic import make_pictures
 from transfer_course.shelf import check_shelf, fill_shelf, look, shelved_items
 
-SHELF = os.environ.get('TRANSFER_COURSE_SHELF', '')
+SHELF = os.environ.get('TRANSFER_COURSE_MIRROR', '')
 SETS = dict(stars=dict(title='Stars', page='', licence='none', photos=6, archive='stars.zip', kaggle='ann/stars'),
             match=dict(title='Circles against squares', page='', licence='none', photos=8, archive='match.zip', competition='match', layout='names', label=r'train/(\w+)\.\d+\.jpg', credits='who.csv', credits_licence='CC0'))
 
@@ -18,7 +18,7 @@ SETS = dict(stars=dict(title='Stars', page='', licence='none', photos=6, archive
 def alone(tmp_path, monkeypatch):
     "Runs in a temporary folder, no shelf, no weights in any cache, and these two data sets alone"
     monkeypatch.setenv('TRANSFER_COURSE_RUNS', str(tmp_path/'runs'))
-    monkeypatch.delenv('TRANSFER_COURSE_SHELF', raising=False)
+    monkeypatch.delenv('TRANSFER_COURSE_MIRROR', raising=False)
     for module in (data, shelf): monkeypatch.setattr(module, 'data_sets', lambda: SETS)
     monkeypatch.setattr(shelf, 'cached_weights', lambda: [])
 
@@ -53,7 +53,7 @@ def test_a_class_works_from_it_without_a_network(tmp_path, monkeypatch, download
     about = read_json(tmp_path/'shelf'/'archives'/'match.json')
     assert about == dict(archive='match.zip', sha256=sha256(downloads/'match.zip'), photos=8, stands_for='kaggle competition match', source_photos=8, complete=True, recoded=None, part=None)
     monkeypatch.setenv('TRANSFER_COURSE_RUNS', str(tmp_path/'pupil'))
-    monkeypatch.setenv('TRANSFER_COURSE_SHELF', str(tmp_path/'shelf'))
+    monkeypatch.setenv('TRANSFER_COURSE_MIRROR', str(tmp_path/'shelf'))
     def no_network(*args): raise AssertionError('a network was asked')
     monkeypatch.setattr(socket.socket, 'connect', no_network)
     monkeypatch.setattr(socket, 'getaddrinfo', no_network)
@@ -73,7 +73,7 @@ def test_a_part_is_called_a_part(tmp_path, monkeypatch, downloads):
     fill_shelf(tmp_path/'shelf')
     about = read_json(tmp_path/'shelf'/'archives'/'stars.json')
     assert (about['complete'], about['part'], about['photos'], about['source_photos']) == (False, '6 of 60', 6, 60)
-    monkeypatch.setenv('TRANSFER_COURSE_SHELF', str(tmp_path/'shelf'))
+    monkeypatch.setenv('TRANSFER_COURSE_MIRROR', str(tmp_path/'shelf'))
     monkeypatch.setenv('TRANSFER_COURSE_RUNS', str(tmp_path/'pupil'))
     assert not get_data('stars', 'quick').info['complete']
     with pytest.raises(CourseError, match='a part only'): get_data('stars', 'full')
@@ -176,7 +176,7 @@ def test_from_shelf_to_shelf(tmp_path, monkeypatch, downloads):
     (first/'weights'/'mystery.safetensors').write_bytes(b'weights')
     (first/'who.csv').write_text('file,author,source\n')
     shutil.rmtree(downloads)
-    monkeypatch.setenv('TRANSFER_COURSE_SHELF', str(first))
+    monkeypatch.setenv('TRANSFER_COURSE_MIRROR', str(first))
     assert shelved_items(first) == []
     assert set(fill_shelf(tmp_path/'second')) == {*BOTH, 'weights/a.imagenet.safetensors', 'who.csv'}
     assert read_json(tmp_path/'second'/'weights'/'a.imagenet.json') == dict(arch='a', library='timm', genuine=True, sha256=sha256(first/'weights'/'a.imagenet.safetensors'))
@@ -210,8 +210,8 @@ print('AGAIN')
 try: shelf.fill_shelf(dest)
 except shelf.CourseError as e: pass
 
-from transfer_course.models import find_weights, make_body
-os.environ['TRANSFER_COURSE_SHELF'] = str(dest)
+from transfer_course.train.models import find_weights, make_body
+os.environ['TRANSFER_COURSE_MIRROR'] = str(dest)
 w = find_weights('timm:test_resnet')
 assert (w.source, w.genuine) == ('shelf', True), w
 own, got = timm.create_model('test_resnet'), make_body('timm:test_resnet', w).state_dict()
@@ -262,7 +262,7 @@ def test_a_folder_that_may_not_be_written(tmp_path, downloads):
     (tmp_path/'shelf').mkdir(mode=0o500)
     with pytest.raises(CourseError, match='could not be filled to the end'): fill_shelf(tmp_path/'shelf')
 
-@pytest.mark.skipif(not SHELF, reason='no shelf here: set TRANSFER_COURSE_SHELF')
+@pytest.mark.skipif(not SHELF, reason='no shelf here: set TRANSFER_COURSE_MIRROR')
 def test_the_real_shelf(monkeypatch):
     monkeypatch.undo()
     assert {state for state,_ in check_shelf(SHELF).values()} == {'ok'}

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from hypothesis import assume, given, settings, strategies as st
 from transfer_course.core import CourseError
-from transfer_course.data import (DataSet, Split, few_per_class, first_of_each, get_data, get_split, hash_unit, held_out, natural_key, own_data, random_split, split_by_folder,
+from transfer_course.data.sets import DataSet, get_data, natural_key, own_data
+from transfer_course.data.splits import Split, few_per_class, first_of_each, get_split, hash_unit, held_out, random_split, split_by_folder
                                   split_by_hash, split_flowers_article, split_sample, stem_key)
 
 settings.register_profile('repeatable', derandomize=True, deadline=None, max_examples=60, database=None) # the same examples each time, and no folder of them

@@ -7,10 +7,12 @@ import pandas as pd, pytest
 from transfer_course import data
 from transfer_course.cli import main
 from transfer_course.core import CourseError, sha256, write_json
-from transfer_course.data import get_data, split_by_hash
-from transfer_course.experiment import Experiment, Schedule
-from transfer_course.pictures import make_pictures
-from transfer_course.submission import check_submission, find_competition, read_sample, submit_run
+from transfer_course.data.sets import get_data
+from transfer_course.data.splits import split_by_hash
+from transfer_course.results.config import Schedule
+from transfer_course.train.loop import Experiment
+from transfer_course.data.synthetic import make_pictures
+from transfer_course.chapters.submission import check_submission, find_competition, read_sample, submit_run
 
 
 @pytest.fixture(scope='module')
@@ -34,7 +36,7 @@ def shelf(tmp_path_factory):
 @pytest.fixture(scope='module')
 def run(shelf, tmp_path_factory):
     with pytest.MonkeyPatch.context() as m:
-        m.setenv('TRANSFER_COURSE_SHELF', str(shelf/'shelf')); m.setenv('TRANSFER_COURSE_RUNS', str(shelf/'runs'))
+        m.setenv('TRANSFER_COURSE_MIRROR', str(shelf/'shelf')); m.setenv('TRANSFER_COURSE_RUNS', str(shelf/'runs'))
         exp = Experiment('own', 'dogs-vs-cats', lambda ds: split_by_hash(ds, .25), 'tf_efficientnet_lite0', Schedule.fine_tune(1), size=32, bs=8, arms=('probe',), seeds=(0,))
         yield exp.run(say=lambda *a: None)[0]
 

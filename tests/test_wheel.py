@@ -63,6 +63,8 @@ def test_used_far_from_the_checkout(installed, tmp_path):
     code = '''
 import json
 from transfer_course.core import *
+from transfer_course.results.provenance import *
+from transfer_course.train.numerics import *
 import transfer_course
 print(json.dumps(dict(package=transfer_course.__file__, runs=str(runs_path('flowers')), claims=course_path('data', 'claims.toml').exists(),
     sample=len([o for o in course_path('data', 'sample').rglob('*.jpg')]), results=len(list(course_path('data', 'results').rglob('*.json'))),

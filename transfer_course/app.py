@@ -15,8 +15,17 @@ from pathlib import Path
 from zipfile import BadZipFile
 import numpy as np
 from .core import *
-from .data import *
-from .experiment import *
+from .data.pictures import *
+from .data.fetch import *
+from .data.sets import *
+from .data.splits import *
+from .results.store import *
+from .results.claims import *
+from .results.report import *
+from .train.models import *
+from .train.features import *
+from .train.predict import *
+from .chapters.dogs_vs_cats import *
 
 # %% ../nbs/lib/75_app.ipynb #31d4b717
 @dataclass
@@ -54,7 +63,7 @@ def training_photos(
     if name.startswith('own:'): raise CourseError(f"The run was trained on a folder '{name[4:]}', and runs keep no paths: `--data FOLDER` says where it is.")
     if name.startswith('sample-'): return get_data(name.removeprefix('sample-'), 'sample')
     archive = data_sets().get(name, {}).get('archive')
-    if archive and not any(o and o.exists() for o in (shelf_path('archives', archive), runs_path('data', 'archives', archive))):
+    if archive and not any(o and o.exists() for o in (mirror_path('archives', archive), runs_path('data', 'archives', archive))):
         raise CourseError(f"The photos of {name} are not on this machine: `transfer_course data {name}` fetches them.")
     return get_data(name, 'quick')
 
@@ -67,7 +76,6 @@ def training_features(
     names:list, # Which of them
 ) -> np.ndarray: # (photos, features)
     "Features of training photos: computed once, and kept beside the run for the same weights and the same photos"
-    from transfer_course.models import pooled_features, test_loader
     path,key = run.path.with_name(f'{run.name}.features.npz'), fingerprint([sha256(run.weights_path), ds.info['fingerprint'], names])
     try:
         with np.load(path) as kept:

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['chapters', 'find_chapter', 'parse_seeds', 'own_experiment', 'run', 'missing_runs', 'runs', 'data', 'claims',
-           'predict', 'export', 'cache', 'bench', 'app', 'shelf', 'submit', 'workbook', 'main']
+           'predict', 'export', 'cache', 'run_tool', 'bench', 'app', 'shelf', 'submit', 'workbook', 'main']
 
 # %% ../nbs/lib/80_cli.ipynb #4b0a7f47
-import argparse, importlib, importlib.util, json, os, re, sys, warnings
+import argparse, importlib, importlib.util, json, os, re, subprocess, sys, warnings
 from dataclasses import replace
 from pathlib import Path
 from .core import *
+from .results.provenance import code_state
 
 # %% ../nbs/lib/80_cli.ipynb #28fb260e
 def chapters() -> list: # Names, in the order of the course
@@ -22,7 +23,7 @@ def find_chapter(
 ): # The chapter's module
     "A chapter's module by its name; an unknown one is a `CourseError`"
     if name not in chapters(): raise unknown('chapter', name, chapters())
-    return importlib.import_module(f'transfer_course.{name}')
+    return importlib.import_module(f'transfer_course.chapters.{name}')
 
 def parse_seeds(
     text:str # `3` for the seeds 0, 1, 2; `0,4` for these two; `4,` for that one
@@ -41,8 +42,9 @@ def own_experiment(
     **changes # Fields of `Experiment`
 ):
     "The flowers chapter's protocol on a reader's own photos: both arms, and the probe that costs next to nothing, on the folder's own split or one by hash"
-    from transfer_course.data import get_split
-    from transfer_course.experiment import Experiment, Schedule
+    from transfer_course.data.splits import get_split
+    from transfer_course.results.config import Schedule
+    from transfer_course.train.loop import Experiment
     name = re.sub(r'[^\w.-]+', '-', Path(folder).expanduser().resolve().name) # in the runs' names: two folders are two experiments
     return Experiment('own', folder, get_split, arch, changes.pop('schedule', Schedule.fine_tune(3)), scale=scale, variant=name, arms=('pretrained', 'probe', 'random'), **changes)
 
@@ -55,8 +57,8 @@ def _changes(args) -> dict:
 def _differences(runs, part):
     "The first arm less each other one, photo by photo: a line each"
     from fastcore.basics import groupby
-    from transfer_course.claims import show
-    from transfer_course.experiment import paired_difference
+    from transfer_course.results.claims import show
+    from transfer_course.results.store import paired_difference
     arms = groupby(runs, 'arm')
     first,*others = arms
     for o in others:
@@ -71,12 +73,12 @@ def run(args):
     exp = chapter.experiment(scale, **_changes(args)) if chapter else own_experiment(args.data, scale=scale, **_changes(args))
     if args.epochs is not None: exp = replace(exp, schedule=exp.schedule.with_epochs(args.epochs))
     runs = exp.run(args.resume, args.fresh)
-    from transfer_course.report import compare_table, figure_for
+    from transfer_course.results.report import compare_table, figure_for
     compared = compare_table(runs)
     print('\n' + compared.to_string(index=False), *_differences(runs, compared.attrs['part']), sep='\n')
     figure = figure_for(runs, runs_path(exp.chapter, f'{exp.group}.png'), exp.dataset)
     if args.commit:
-        from transfer_course.experiment import commit_run
+        from transfer_course.results.store import commit_run
         for r in runs: print('committed', commit_run(r).name)
     print(f"\nFigure     {figure}\nRuns       {runs[0].path.parent}\n"
           f"Next       transfer_course predict {runs[0].name} PICTURE.jpg\n           transfer_course run --data FOLDER      (your own photos: a folder a class)")
@@ -97,8 +99,8 @@ def _of_older_code(path) -> bool:
 
 def runs(args):
     "Work through all runs of the course that are missing"
-    from transfer_course.claims import stale
-    from transfer_course.experiment import commit_run
+    from transfer_course.results.claims import stale
+    from transfer_course.results.store import commit_run
     names,old = [args.chapter] if args.chapter else chapters(), {o.name for o in stale()} if args.stale else frozenset()
     todo = missing_runs([e for o in names for e in find_chapter(o).experiments()], old)
     print(f'{len(todo)} runs are missing' + (':' if todo else '.'))
@@ -107,7 +109,7 @@ def runs(args):
         if args.list: continue
         exp.run_one(arm, seed, resume=True, fresh=args.stale and _of_older_code(runs_path(exp.chapter, f'{exp.name(arm, seed)}.json')))
         if i+1 < len(todo) and todo[i+1][0] is exp: continue
-        done = exp.open_test([exp.run_one(a, s) for s in exp.seeds for a in exp.arms if (exp, a, s) in todo])
+        done = exp.evaluate_test([exp.run_one(a, s) for s in exp.seeds for a in exp.arms if (exp, a, s) in todo])
         if args.commit:
             for r in done: commit_run(r)
         if after := getattr(find_chapter(exp.chapter), 'afterwards', None):
@@ -124,7 +126,9 @@ def _studies(chapter, args, old):
 # %% ../nbs/lib/80_cli.ipynb #97f8e7cc
 def data(args):
     "List the data sets, get one, or check one"
-    from transfer_course.data import check, data_sets, get_data
+    from transfer_course.data.fetch import data_sets
+    from transfer_course.data.sets import get_data
+    from transfer_course.data.check import check
     if not args.name:
         for name,entry in data_sets().items(): print(f"{name:20} {entry['title']}")
         return
@@ -137,7 +141,7 @@ def data(args):
 
 def claims(args):
     "The board: every claim and its verdict, from committed results, or from your own too"
-    from transfer_course.claims import board, board_text, stale
+    from transfer_course.results.claims import board, board_text, stale
     if args.facts: find_chapter(args.facts).facts(args.commit)
     rows = stale(args.own) if args.stale else board(args.facts or args.chapter, args.own or bool(args.facts) and not args.commit)
     if args.json: print(json.dumps([o.to_dict() if hasattr(o, 'to_dict') else o for o in rows], indent=1, ensure_ascii=False))
@@ -146,30 +150,37 @@ def claims(args):
 
 def predict(args):
     "Classify pictures with a run's net"
-    from transfer_course.experiment import find_run, predict
+    from transfer_course.results.store import find_run
+    from transfer_course.train.predict import predict
     for o in predict(find_run(args.run), args.pictures):
         chars = '  '.join(f'{c} {p:.2f}' for c,p in o.get('chars', ()))
         print(f"{o['pred']:15} {o['confidence']:.3f}  {chars}{'  '*bool(chars)}{o['picture']}")
 
 def export(args):
     "Write a run's net as a learner that loads in a fresh process"
-    from transfer_course.experiment import export, find_run
+    from transfer_course.results.store import find_run
+    from transfer_course.train.predict import export
     path = export(find_run(args.run), args.file)
     print(f"{path}\n\nfrom fastai.learner import load_learner\nlearn = load_learner('{path.name}')\nlearn.predict('photo.jpg')")
 
 def cache(args):
     "List what is cached (decoded pictures, activations), check it, or clean it up"
-    from transfer_course.cache import cache_text, check_cache, clean_cache
+    from transfer_course.train.cache import cache_text, check_cache, clean_cache
     if args.check: print(f'{len(check_cache())} damaged caches found, and removed.')
     if args.clean is not None:
         n,size = clean_cache(args.clean)
         print(f'{n} caches removed, {size/1e9:.2f} GB.')
     print(cache_text())
 
+def run_tool(name:str, *args:str):
+    "Run one of the makers' tools, which are in the checkout and not in the installed package"
+    tool = course_path('tools', f'{name}.py')
+    if not tool.exists(): raise CourseError(f"tools/{name}.py comes with the checkout of the course, not with the installed package: run it there.")
+    if done := subprocess.run([sys.executable, tool, *args]).returncode: raise SystemExit(done)
+
 def bench(args):
     "Measure speed, as ratios in one run"
-    from transfer_course.bench import main
-    main(args.names, args.commit)
+    run_tool('bench', *args.names, *['--commit']*args.commit)
 
 def app(args):
     "Open a page where photos are dropped: class, confidence, nearest training photos"
@@ -178,14 +189,13 @@ def app(args):
 
 def shelf(args):
     "Fill a folder with the archives and weights this machine has, for a class without a network"
-    from transfer_course.shelf import check_shelf, fill_shelf
-    (check_shelf if args.check else fill_shelf)(args.folder)
+    run_tool('mirror', args.folder, *['--check']*args.check)
 
 # %% ../nbs/lib/80_cli.ipynb #d4d8a874
 def submit(args):
     "Answer a competition's test photos with a run's net: submission.csv, checked, and sent if it is whole"
-    from transfer_course.experiment import find_run
-    from transfer_course.submission import submit_run
+    from transfer_course.results.store import find_run
+    from transfer_course.chapters.submission import submit_run
     print(submit_run(find_run(args.run), args.file, args.data, not args.keep))
 
 # %% ../nbs/lib/80_cli.ipynb #2afa9205

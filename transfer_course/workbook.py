@@ -12,6 +12,10 @@ from copy import deepcopy
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from .core import *
+from .data.check import *
+from .results.claims import *
+from .results.report import *
+from .chapters.pets import *
 
 # %% ../nbs/lib/70_workbook.ipynb #596c2374
 class NotYet(AssertionError):
