@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SCALES', 'CourseError', 'nearest', 'unknown', 'course_path', 'results_path', 'runs_path', 'mirror_path', 'sweep',
            'atomic', 'write_json', 'read_json', 'is_number', 'locked', 'sha256', 'short_arch', 'fingerprint',
-           'get_scale', 'seed_everything', 'fork_rng', 'get_device', 'processor_kind', 'progress']
+           'get_scale', 'seed_everything', 'fork_rng', 'get_device', 'processor_kind', 'progress', 'require_gpu',
+           'at_hand']
 
 # %% ../nbs/lib/00_core.ipynb #659a8c4b
 import difflib, functools, glob, hashlib, json, os, platform, random, re, shutil, sys
@@ -251,3 +252,20 @@ def progress(
     bar = progress_bar(items, total=total, leave=False)
     bar.comment = comment
     return bar
+
+# %% ../nbs/lib/00_core.ipynb #5a0c7e12
+def require_gpu() -> str: # Its name
+    "The GPU of this machine, or a `CourseError`"
+    import torch
+    if torch.cuda.is_available(): return torch.cuda.get_device_name()
+    raise CourseError('This cell needs an NVIDIA GPU, and torch finds none on this machine.')
+
+def at_hand(
+    get, # A function that raises a `CourseError` where something is missing, such as `get_data`
+    *args, **kwargs # For it
+): # What `get` gives; None where it is missing
+    "Get photos, weights or a GPU; where they are missing, say so in one line and go on"
+    try: return get(*args, **kwargs)
+    except CourseError as e:
+        if os.environ.get('IN_TEST'): raise
+        print(f'Passed over: {e}')
