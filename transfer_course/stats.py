@@ -6,7 +6,7 @@
 __all__ = ['LEAST', 'wilson', 'mean_interval', 'paired_interval', 'binomial_chance', 'predictive_chance', 'fisher', 'fits',
            'seed_interval', 'stable_after', 'noise_of', 'epochs_to_converge', 'early_stop', 'reliability',
            'expected_calibration_error', 'calibration_floor', 'with_temperature', 'mean_log_loss', 'fit_temperature',
-           'selection_bias', 'simulated_bias']
+           'selection_bias', 'simulated_bias', 'recalls', 'correct_prior', 'estimate_prior']
 
 # %% ../nbs/lib/05_stats.ipynb #e129fc58
 from statistics import NormalDist
@@ -258,3 +258,32 @@ def simulated_bias(
     rng = np.random.default_rng(seed)
     steady = rng.binomial(n, (1-p)*(1-churn), draws)
     return float(((n - steady[:, None] - rng.binomial(n, (1-p)*churn, (draws, epochs)))/n).max(1).mean() - p)
+
+# %% ../nbs/lib/05_stats.ipynb #5a0c7e22
+def recalls(
+    rows, # Predictions: a DataFrame with target and pred
+) -> dict: # Class to the share of its photos that were named correctly, and `balanced`, their mean
+    "Recall of each class, and balanced accuracy"
+    right = (rows.target == rows.pred).groupby(rows.target).mean()
+    return {**right.to_dict(), 'balanced': float(right.mean())}
+
+def correct_prior(
+    probs:np.ndarray, # (photos, classes), rows sum to 1
+    old, # Shares of the classes as the net was trained
+    new, # Shares where it is used
+) -> np.ndarray: # (photos, classes)
+    "Probabilities for another mixture of the classes"
+    p = np.asarray(probs, float)*np.asarray(new)/np.asarray(old)
+    return p/p.sum(1, keepdims=True)
+
+def estimate_prior(
+    probs:np.ndarray, # (photos, classes) of unlabelled photos
+    old, # Shares of the classes as the net was trained
+    rounds:int=200, # At most
+) -> np.ndarray: # Shares
+    "The mixture of unlabelled photos, by expectation and maximisation"
+    new = np.asarray(old, float)
+    for _ in range(rounds):
+        last,new = new, correct_prior(probs, old, new).mean(0)
+        if abs(new-last).max() < 1e-6: break
+    return new
