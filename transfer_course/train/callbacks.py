@@ -140,16 +140,29 @@ def averaged(
 
 # %% ../../nbs/lib/31_train.callbacks.ipynb #918439ad
 class EpochLog(Callback):
-    "After each epoch hand a row to `on_epoch`: losses, accuracies and seconds of training and validation"
+    "A row for each epoch: train_loss, train_acc, train_seconds, the same of validation, and seconds in all"
     order = 60 # after the recorder
-    def __init__(self, on_epoch): self.on_epoch = on_epoch
+    def __init__(self,
+        on_epoch=None, # Called with learner and row
+        right:bool=False, # Keep which validation photos were right, too
+    ):
+        self.on_epoch,self.keep_right = on_epoch or noop, right
+        self.rows,self._right = [], []
+
+    @property
+    def right(self) -> np.ndarray: # (epochs, photos), in the order of the validation loader
+        "Which validation photos were right after each epoch"
+        return np.array(self._right)
 
     def before_train(self): self._start()
     def before_validate(self):
         if hasattr(self, 'row'): self._close('train')
         self._start()
 
-    def _start(self): self.sum_loss,self.n_right,self.n_seen,self.t0 = 0., 0., 0, time.perf_counter()
+    def _start(self):
+        self.sum_loss = self.n_right = 0.
+        self.n_seen,self.batches = 0, []
+        self.t0 = time.perf_counter()
 
     def after_batch(self):
         n = find_bs(self.yb)
@@ -157,15 +170,20 @@ class EpochLog(Callback):
         right = (self.pred.argmax(-1) == self.yb[0]).float()
         self.n_right += (right.flatten(1).mean(1) if right.ndim > 1 else right).sum() # of several answers to one picture, their share
         self.n_seen += n
+        if self.keep_right and not self.training: self.batches.append(right.bool().cpu())
 
     def before_epoch(self): self.row = {}
+
     def _close(self, part):
-        self.row.update({f'{part}_loss': float(self.sum_loss)/self.n_seen, f'{part}_acc': float(self.n_right)/self.n_seen, f'{part}_seconds': time.perf_counter()-self.t0})
+        means = {f'{part}_loss': float(self.sum_loss)/self.n_seen, f'{part}_acc': float(self.n_right)/self.n_seen}
+        self.row.update(means, **{f'{part}_seconds': time.perf_counter()-self.t0})
 
     def after_epoch(self):
         if not getattr(self, 'row', None): return # an epoch that was skipped on resuming
         self._close('valid')
         self.row['seconds'] = self.row['train_seconds']+self.row['valid_seconds']
+        if self.keep_right: self._right.append(torch.cat(self.batches).numpy())
+        self.rows.append(self.row)
         self.on_epoch(self.learn, self.row)
         self.row = {}
 

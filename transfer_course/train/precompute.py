@@ -386,7 +386,7 @@ def _trains_in_half(learn) -> bool:
 
 def _weights_hash(model:nn.Module) -> str:
     "A fingerprint of every number in a net, and of what it does with them"
-    h = hashlib.sha256(re.sub(r'0x[0-9a-f]+', '', f'{model}\n{model.code}').encode())
+    h = hashlib.sha256(re.sub(r'0x[0-9a-f]+', '', f"{model}\n{getattr(model, 'code', '')}").encode())
     for m in model.modules():
         if own := _written(type(m)): h.update(json.dumps([own, _plain({k: v for k,v in vars(m).items() if not k.startswith('_') and k != 'training'})]).encode()) # code that no version stands for
     for k,v in chain(model.state_dict().items(), model.named_buffers()): h.update(k.encode()); h.update(v.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
