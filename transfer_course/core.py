@@ -15,7 +15,7 @@ from pathlib import Path
 
 # %% ../nbs/lib/00_core.ipynb #7a524439
 class CourseError(Exception):
-    "A foreseeable fault, told in a sentence: what is wrong, where, and what to do"
+    "A foreseeable fault, told in a sentence: what is wrong, where, and what to do next"
 
 # %% ../nbs/lib/00_core.ipynb #8e05c946
 def nearest(
@@ -23,7 +23,7 @@ def nearest(
     names, # What there is
     n:int=1, # How many suggestions at most
 ) -> list: # The closest names, best first; empty when none is close
-    "Names close to `name`, as a spelling checker would suggest them"
+    "Names close to `name`, as a spelling checker suggests them"
     lower = {str(o).lower(): str(o) for o in names}
     return [lower[o] for o in difflib.get_close_matches(str(name).lower(), lower, n=n, cutoff=0.6)]
 
@@ -32,9 +32,10 @@ def unknown(
     name:str, # What was asked for
     names, # What there is
 ) -> CourseError: # To be raised by the caller
-    "The error for a name that is not there: it suggests the nearest one, or lists what there is"
-    near,names = nearest(name, names), [str(o) for o in names]
-    few = ', '.join(names[:12]) + (f' and {len(names)-12} more' if len(names)>12 else '')
+    "The error for an unknown name: it suggests the nearest one, or lists what there is"
+    names = [str(o) for o in names]
+    near = nearest(name, names)
+    few = ', '.join(names[:12]) + (f' and {len(names)-12} more' if len(names) > 12 else '')
     hint = f"did you mean '{near[0]}'?" if near else f"there is: {few}."
     return CourseError(f"There is no {what} '{name}': {hint}")
 
@@ -57,8 +58,8 @@ def course_path(
 
 def results_path(
     *parts:str, # Path below the results, such as `'flowers'`
-    own:bool=False # The reader's, which are in the folder of runs
-) -> Path: # Likewise
+    own:bool=False # The reader's own results, in the folder of runs, instead
+) -> Path: # As for `course_path`
     "The course's committed results"
     return runs_path(*parts) if own else course_path('data', 'results', *parts)
 
@@ -66,23 +67,27 @@ def runs_path(
     *parts:str # Path below the folder of runs
 ) -> Path: # `$TRANSFER_COURSE_RUNS`, or `runs` in a checkout, or `runs` in the working folder
     "The reader's own folder: runs, checkpoints, downloads and caches; git ignores it"
-    if os.environ.get('TRANSFER_COURSE_RUNS'): root = Path(os.environ['TRANSFER_COURSE_RUNS']).expanduser()
-    else: root = (_checkout() or Path.cwd())/'runs'
+    named = os.environ.get('TRANSFER_COURSE_RUNS')
+    root = Path(named).expanduser() if named else (_checkout() or Path.cwd())/'runs'
     return root.joinpath(*parts)
 
 def mirror_path(
     *parts:str # Path below the mirror, such as `'weights'`
-) -> Path|None: # None when no mirror is set, or at scale `sample`, which looks at none
+) -> Path|None: # None when no mirror is set
     "A file on the mirror that `TRANSFER_COURSE_MIRROR` names (a folder with `archives` and `weights`)"
-    mirror = os.environ.get('TRANSFER_COURSE_MIRROR') or os.environ.get('TRANSFER_COURSE_SHELF') # the older name, for one version
-    if not mirror: return None
-    if not Path(mirror).expanduser().is_dir():
-        raise CourseError(f"TRANSFER_COURSE_MIRROR names {mirror}, and there is no such folder: correct it, or unset it to work without a mirror.")
-    return Path(mirror).expanduser().joinpath(*parts)
+    named = os.environ.get('TRANSFER_COURSE_MIRROR') or os.environ.get('TRANSFER_COURSE_SHELF') # the older name, for one version
+    if not named: return None
+    mirror = Path(named).expanduser()
+    if not mirror.is_dir():
+        raise CourseError(f"TRANSFER_COURSE_MIRROR names {named}, and there is no such folder: "
+                          "correct it, or unset it to work without a mirror.")
+    return mirror.joinpath(*parts)
 
 # %% ../nbs/lib/00_core.ipynb #45894b83
 @functools.cache
-def _host() -> str: return hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+def _host() -> str:
+    "This machine in six digits, for the names of temporary files"
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:6]
 
 def _alive(pid:int) -> bool:
     "Does a process of this machine run under that number?"
@@ -99,11 +104,12 @@ def _remove(path:Path):
 def sweep(
     path:Path # What `atomic` was to make
 ):
-    "Remove what killed processes of any machine left beside `path`; call it under the lock of `path`"
-    for o in path.parent.glob(f'.{glob.escape(path.stem)}.*.part*'): _remove(o)
+    "Remove what killed processes of any machine left beside `path`; call it while holding the lock of `path`"
+    for o in path.parent.glob(f'.{glob.escape(path.stem)}.*.part*'):
+        _remove(o)
 
 def _sweep_dead(path:Path):
-    "Without a lock: remove what processes of this machine left that run no more"
+    "Without a lock: remove what dead processes of this machine left beside `path`"
     if os.name != 'posix': return # elsewhere one can't ask without killing
     for o in path.parent.glob(f'.{glob.escape(path.stem)}.{_host()}-*.part*'):
         pid = re.search(r'-(\d+)-[0-9a-f]{6}\.part', o.name)
@@ -112,13 +118,14 @@ def _sweep_dead(path:Path):
 @contextmanager
 def atomic(
     path:str|Path, # Where the finished file (or folder) shall appear; its parent is made
-    sync:bool=True, # Wait until the disk has it: for results. A checkpoint survives a kill without, and a power cut costs one epoch
+    sync:bool=True, # Wait until the disk has it; a checkpoint does without, and a power cut costs one epoch
 ):
     "Yield a temporary path beside `path`; move it there if the block ends well, remove it if not"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # `.part` in front of the ending, so that writers that look at the ending still know the format
-    tmp = path.with_name(f'.{path.stem}.{_host()}-{os.getpid()}-{random.SystemRandom().getrandbits(24):06x}.part{path.suffix}')
+    # not from `random`, whose state belongs to the run; `.part` before the ending, by which writers know the format
+    unique = f'{_host()}-{os.getpid()}-{random.SystemRandom().getrandbits(24):06x}'
+    tmp = path.with_name(f'.{path.stem}.{unique}.part{path.suffix}')
     _sweep_dead(path)
     try:
         yield tmp
@@ -133,7 +140,8 @@ def write_json(
     obj # Anything json can hold
 ):
     "Write `obj` as JSON, whole or not at all"
-    with atomic(path) as tmp: tmp.write_text(json.dumps(obj, indent=1, ensure_ascii=False)+'\n', encoding='utf-8')
+    with atomic(path) as tmp:
+        tmp.write_text(json.dumps(obj, indent=1, ensure_ascii=False)+'\n', encoding='utf-8')
 
 def read_json(
     path:str|Path # File to read
@@ -143,7 +151,7 @@ def read_json(
     except FileNotFoundError: raise CourseError(f"{path} is not there.") from None
     except OSError as e: raise CourseError(f"{path} can't be read ({e.strerror}).") from None
     except (ValueError, RecursionError) as e: # no JSON, no UTF-8, a number of thousands of digits, thousands of brackets
-        raise CourseError(f"{path} is damaged ({str(e)[:200]}): it was cut short or edited. Move it away and run again.") from None
+        raise CourseError(f"{path} is damaged ({str(e)[:80]}): it was cut short or edited. Move it away and run again.") from None
 
 def is_number(
     x # Anything
@@ -154,17 +162,18 @@ def is_number(
 # %% ../nbs/lib/00_core.ipynb #59f77a71
 @contextmanager
 def locked(
-    path:str|Path, # What is being worked on; the lock lies beside it as `.<name>.lock`
+    path:str|Path, # What is being worked on; the lock is beside it, as `.<name>.lock`
     what:str='this', # For the sentence
     timeout:float=0, # Seconds to wait for the other process
 ):
     "Hold `path` for this process alone; a `CourseError` if another one holds it"
-    from filelock import FileLock, Timeout
+    from filelock import FileLock, Timeout # late: a quarter of a second, and `--help` answers at once
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f'.{path.name}.lock'))
     try: lock.acquire(timeout=timeout)
-    except Timeout: raise CourseError(f"Another process is working on {what} ({path}): let it finish, or stop it, and run again.") from None
+    except Timeout:
+        raise CourseError(f"Another process is working on {what} ({path}): let it finish, or stop it, and run again.") from None
     try: yield
     finally: lock.release()
 
@@ -177,7 +186,7 @@ def sha256(
 def short_arch(
     arch:str # A net's name, with its library before a colon or without
 ) -> str: # Without
-    "The name for file names and figures"
+    "A net's name without its library, for file names and figures"
     return arch.rpartition(':')[2]
 
 def fingerprint(
@@ -203,41 +212,48 @@ def seed_everything(
     seed:int=0 # The run's seed
 ):
     "Seed Python, numpy and torch, and ask cuDNN for repeatable kernels; call it before the loaders and before the learner"
-    import numpy as np, torch
-    random.seed(seed); np.random.seed(seed % 2**32); torch.manual_seed(seed)
+    import numpy as np, torch # late: torch takes a second, and most of the package does without
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
     if torch.cuda.is_available():
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
 
 @contextmanager
 def fork_rng():
     "Leave the random numbers of Python, numpy and torch as they were found"
-    import numpy as np, torch
+    import numpy as np, torch # as above
     python,numpy,cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
     try: yield
     finally:
-        random.setstate(python); np.random.set_state(numpy); torch.set_rng_state(cpu)
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
         if gpu: torch.cuda.set_rng_state_all(gpu)
 
 # %% ../nbs/lib/00_core.ipynb #ddbaaf15
 def get_device() -> str: # 'cuda', 'mps' or 'cpu'
     "Where to train: a GPU if there is one"
-    import torch
+    import torch # late, as above
     if torch.cuda.is_available(): return 'cuda'
     return 'mps' if torch.backends.mps.is_available() else 'cpu'
 
 def processor_kind(
     device:str|None=None # As from `get_device`
 ) -> str: # 'cuda', 'mps', 'amx', 'avx512_bf16', or 'plain' (bfloat16 would be emulated)
-    "What decides about precision: which kernels this processor has (`ONEDNN_MAX_CPU_ISA`, which holds them back, counts)"
-    import torch
+    "Which kernels this processor has, which decides about precision (limited by `ONEDNN_MAX_CPU_ISA` where it is set)"
+    import torch # late, as above
     device = device or get_device()
-    if device == 'cuda' and torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0): return 'plain' # GPUs before Ampere emulate it, though they say they can
+    if device == 'cuda' and torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0):
+        return 'plain' # GPUs before Ampere emulate bfloat16, though they report that they have it
     if device != 'cpu': return device
     has = torch.cpu.get_capabilities() if hasattr(torch.cpu, 'get_capabilities') else {}
     cap = os.environ.get('ONEDNN_MAX_CPU_ISA', 'ALL').upper()
-    if has.get('amx_bf16') and (cap in ('ALL','DEFAULT') or 'AMX' in cap): return 'amx'
-    if has.get('avx512_bf16') and (cap in ('ALL','DEFAULT') or 'AMX' in cap or cap=='AVX512_CORE_BF16'): return 'avx512_bf16'
+    amx_allowed = cap in ('ALL', 'DEFAULT') or 'AMX' in cap
+    if has.get('amx_bf16') and amx_allowed: return 'amx'
+    if has.get('avx512_bf16') and (amx_allowed or cap == 'AVX512_CORE_BF16'): return 'avx512_bf16'
     return 'plain'
 
 # %% ../nbs/lib/00_core.ipynb #47d75d17
@@ -246,9 +262,10 @@ def progress(
     total:int|None=None, # Its length, where it has none
     comment:str='' # What is being done
 ): # The same items, with a bar in a terminal or a notebook
-    "fastprogress' bar where somebody can see it, nothing elsewhere"
-    if not (sys.stdout.isatty() or 'ipykernel' in sys.modules) or os.environ.get('IN_TEST'): return items
-    from fastprogress.fastprogress import progress_bar
+    "fastprogress's bar where somebody can see it, nothing elsewhere"
+    watched = sys.stdout.isatty() or 'ipykernel' in sys.modules
+    if not watched or os.environ.get('IN_TEST'): return items
+    from fastprogress.fastprogress import progress_bar # late: only where somebody can see it
     bar = progress_bar(items, total=total, leave=False)
     bar.comment = comment
     return bar
@@ -256,7 +273,7 @@ def progress(
 # %% ../nbs/lib/00_core.ipynb #5a0c7e12
 def require_gpu() -> str: # Its name
     "The GPU of this machine, or a `CourseError`"
-    import torch
+    import torch # late, as above
     if torch.cuda.is_available(): return torch.cuda.get_device_name()
     raise CourseError('This cell needs an NVIDIA GPU, and torch finds none on this machine.')
 

@@ -9,9 +9,9 @@ __all__ = ['LEAST', 'wilson', 'mean_interval', 'paired_interval', 'binomial_chan
            'selection_bias', 'simulated_bias', 'recalls', 'correct_prior', 'estimate_prior']
 
 # %% ../nbs/lib/05_stats.ipynb #e129fc58
-from statistics import NormalDist
-import numpy as np
 import math, statistics
+import numpy as np
+from statistics import NormalDist
 from .core import *
 
 # %% ../nbs/lib/05_stats.ipynb #a272466b
@@ -21,21 +21,25 @@ def wilson(
     level:float=0.95, # Confidence
 ) -> tuple: # Lower and upper end
     "Wilson's interval for a rate"
-    z = NormalDist().inv_cdf((1+level)/2) # written out: scipy's own takes two seconds to import, and the board should be quick
-    p,denominator = k/n, 1+z*z/n
-    middle,half = p + z*z/(2*n), z*(p*(1-p)/n + z*z/(4*n*n))**.5
-    return (middle-half)/denominator if k else 0., (middle+half)/denominator if k < n else 1. # not a rounding error inside: a rate of 1 would lie outside of it
+    z = NormalDist().inv_cdf((1+level)/2) # written out: scipy.stats takes two seconds to import, and the board should be quick
+    p,scale = k/n, 1+z*z/n
+    middle = p + z*z/(2*n)
+    half = z*(p*(1-p)/n + z*z/(4*n*n))**.5
+    lo = (middle-half)/scale if k else 0. # exact at the ends: with a rounding error a rate of 1 would lie outside
+    hi = (middle+half)/scale if k < n else 1.
+    return lo, hi
 
 def mean_interval(
     values, # One number a seed
     level:float=0.95, # Confidence
 ) -> tuple: # Mean, lower and upper end; the ends are nan for a single value
-    "Mean over seeds with Student's interval: says what another seed may give, not what other photos may"
-    from scipy.stats import t
+    "Mean over seeds with Student's interval: what another seed may give, not what other photos may"
+    from scipy.special import stdtrit # late: the board needs no scipy
     x = np.asarray(list(values), float)
-    if len(x) < 2: return float(x.mean()), float('nan'), float('nan')
-    half = t.ppf((1+level)/2, len(x)-1)*x.std(ddof=1)/len(x)**.5
-    return float(x.mean()), float(x.mean()-half), float(x.mean()+half)
+    mean = float(x.mean())
+    if len(x) < 2: return mean, float('nan'), float('nan')
+    half = float(stdtrit(len(x)-1, (1+level)/2)*x.std(ddof=1)/len(x)**.5)
+    return mean, mean-half, mean+half
 
 # %% ../nbs/lib/05_stats.ipynb #4968ccd8
 def paired_interval(
@@ -43,24 +47,27 @@ def paired_interval(
     b, # Likewise, of the same photos
     level:float=0.95, # Confidence
 ) -> dict: # diff (mean of a minus b), lo, hi, p (two-sided), seeds, n
-    "Difference of two arms with an interval for other seeds and other photos, both at random (Satterthwaite, Biometrics Bulletin 1946, p. 110; a single seed: the paired t-test)"
-    from scipy.special import stdtr, stdtrit # Student's distribution; scipy.stats takes two seconds to import
+    "Difference of two arms, with an interval for other seeds and other photos (Satterthwaite 1946; one seed: the paired t-test)"
+    from scipy.special import stdtr, stdtrit # Student's distribution; late, and scipy.stats would take two seconds
     d = np.atleast_2d(np.asarray(a, float)) - np.atleast_2d(np.asarray(b, float))
     (s,n),diff = d.shape, d.mean()
     seed,photo = d.mean(1, keepdims=True)-diff, d.mean(0, keepdims=True)-diff
-    photos = s*(photo**2).sum()/max(n-1, 1)
+    photos = s*(photo**2).sum()/max(n-1, 1) # mean squares: of photos, of seeds, of what is left
     seeds = n*(seed**2).sum()/max(s-1, 1)
     rest = ((d-diff-seed-photo)**2).sum()/max((s-1)*(n-1), 1)
-    v = photos + max(seeds-rest, 0) # mean squares; this one is s n times the variance of the mean
+    v = photos + max(seeds-rest, 0) # s n times the variance of the mean
     df = v**2/(photos**2/max(n-1, 1) + seeds**2/max(s-1, 1)) if v else 1.
     e = (v/(s*n))**.5
     half = float(stdtrit(df, (1+level)/2))*e
-    p = 2*float(stdtr(df, -abs(diff)/e)) if e else float(diff==0)
+    p = 2*float(stdtr(df, -abs(diff)/e)) if e else float(diff == 0)
     return dict(diff=float(diff), lo=float(diff-half), hi=float(diff+half), p=p, seeds=s, n=n)
 
 # %% ../nbs/lib/05_stats.ipynb #0efd2d74
-def _log_choose(n, k): return math.lgamma(n+1) - math.lgamma(k+1) - math.lgamma(n-k+1)
-def _log_beta(a, b): return math.lgamma(a) + math.lgamma(b) - math.lgamma(a+b)
+def _log_choose(n, k):
+    return math.lgamma(n+1) - math.lgamma(k+1) - math.lgamma(n-k+1)
+
+def _log_beta(a, b):
+    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a+b)
 
 def binomial_chance(
     k:int, # Right answers, at least
@@ -68,8 +75,9 @@ def binomial_chance(
     p:float, # The true rate, 0 to 1
 ) -> float: # Probability of `k` or more of `n`
     "Chance of at least `k` right answers in `n` when each is right with probability `p`"
-    if p in (0,1): return float(k<=n*p)
-    return sum(math.exp(_log_choose(n, x) + x*math.log(p) + (n-x)*math.log1p(-p)) for x in range(k, n+1))
+    if p in (0, 1): return float(k <= n*p)
+    logs = (_log_choose(n, x) + x*math.log(p) + (n-x)*math.log1p(-p) for x in range(k, n+1))
+    return sum(map(math.exp, logs))
 
 def predictive_chance(
     k:int, # Right answers, at least
@@ -77,9 +85,10 @@ def predictive_chance(
     right:int, # Right answers seen before
     photos:int, # … in so many photos
 ) -> float: # Probability of `k` or more of `n`
-    "The same when the rate is not known but estimated from `right` of `photos` (beta-binomial, uniform prior)"
+    "The same where the rate is unknown, estimated from `right` of `photos` (beta-binomial, uniform prior)"
     a,b = right+1, photos-right+1
-    return sum(math.exp(_log_choose(n, x) + _log_beta(x+a, n-x+b) - _log_beta(a, b)) for x in range(k, n+1))
+    logs = (_log_choose(n, x) + _log_beta(x+a, n-x+b) - _log_beta(a, b) for x in range(k, n+1))
+    return sum(map(math.exp, logs))
 
 def fisher(
     a:int, # Errors in the first group
@@ -90,47 +99,53 @@ def fisher(
     "Fisher's exact test: the chance that two groups of one error rate differ as much as `a` of `n` and `b` of `m`"
     ways = [math.comb(n, k)*math.comb(m, a+b-k) for k in range(max(0, a+b-m), min(n, a+b)+1)]
     seen = math.comb(n, a)*math.comb(m, b)
-    return sum(o for o in ways if o<=seen) / sum(ways)
+    return sum(o for o in ways if o <= seen)/sum(ways)
 
 def fits(
     printed:str, # A rate as printed, such as '0.0898'
     n:int, # Photos it may rest on
 ) -> list: # Every k for which k/n prints like that
-    "Counts that lie behind a printed rate: none means that `n` is not the number of photos"
+    "Counts that give a printed rate: none means that `n` is not the number of photos"
     digits = len(printed.partition('.')[2])
-    return [k for k in range(n+1) if f'{k/n:.{digits}f}'==printed]
+    return [k for k in range(n+1) if f'{k/n:.{digits}f}' == printed]
 
 # %% ../nbs/lib/05_stats.ipynb #1f1e5130
 def seed_interval(
     values, # A rate or another figure, one a seed
     n:int|None=None, # Photos behind each rate; None where the figure is no rate
 ) -> tuple: # Mean, low end, high end
-    "Mean over seeds with two seed standard deviations on either side, plus the binomial part for a rate on `n` photos"
+    "Where one more seed would fall: the mean with two standard deviations between seeds, plus the binomial part for a rate on `n` photos"
     values = [float(o) for o in values]
-    mean, spread = statistics.fmean(values), 2*statistics.stdev(values) if len(values)>1 else 0.
+    mean = statistics.fmean(values)
+    spread = 2*statistics.stdev(values) if len(values) > 1 else 0.
     if n is None: return mean, mean-spread, mean+spread
     lo,hi = wilson(round(mean*n), n)
     return mean, max(0., lo-spread), min(1., hi+spread)
 
 # %% ../nbs/lib/05_stats.ipynb #d65b1362
+def _final(x):
+    "The final level of a curve: the mean of its last fifth"
+    return x[-max(1, len(x)//5):].mean()
+
 def stable_after(
     curve, # One number an epoch, such as validation accuracies
     within:float=.01, # Of the final mean, to either side
 ) -> int|None: # Epochs, at least 1; None where even the last one lies outside
-    "How many epochs it takes until a curve stays near its final mean, the mean of its last fifth"
+    "How many epochs a curve takes until it stays near its final mean, the mean of its last fifth"
     x = np.asarray(list(curve), float)
-    if not len(x): raise CourseError('A curve without an epoch has no end to be near.')
-    outside = np.flatnonzero(~(abs(x - x[-max(1, len(x)//5):].mean()) <= within + 1e-9)) # .91 less .9 is a little more than .01
+    if not len(x): raise CourseError('This curve has no epochs: give one number for each epoch.')
+    near = abs(x - _final(x)) <= within + 1e-9 # .91 - .9 is a little more than .01; nan is never near
+    outside = np.flatnonzero(~near)
     first = outside[-1]+2 if len(outside) else 1
     return int(first) if first <= len(x) else None
 
 def noise_of(
     acc:float, # Accuracy, 0 to 1
     n:int, # Photos
-    epochs:int=1, # So many looks shall all lie inside
-    level:float=.95, # Chance that they do
+    epochs:int=1, # Accuracies that shall all be inside
+    level:float=.95, # Chance that they are
 ) -> float: # In accuracy, to either side
-    "How far an accuracy on `n` photos strays by the choice of photos alone"
+    "How far an accuracy on `n` photos varies by the choice of photos alone"
     z = NormalDist().inv_cdf(1-(1-level)/(2*epochs))
     return z*(max(acc*(1-acc), 1/(4*n))/n)**.5
 
@@ -139,11 +154,10 @@ def epochs_to_converge(
     n:int, # Validation photos
     within:float=.01, # Of the final mean, to either side, before the noise
 ) -> int|None: # Epochs; None where even the last one lies outside
-    "`stable_after` with a band that is widened by the validation part's own noise: all epochs of a net that stands still lie in it 95 times of 100"
+    "`stable_after`, allowing for the noise of the validation part: a net that no longer changes stays inside 95 times of 100"
     x = np.asarray(list(curve), float)
-    if not len(x) or n < 1: raise CourseError(f'A curve of {len(x)} epochs on {n} photos: both have to be 1 or more.')
-    final = x[-max(1, len(x)//5):].mean()
-    return stable_after(x, within + noise_of(final, n, len(x)))
+    if not len(x) or n < 1: raise CourseError(f'A curve of {len(x)} epochs on {n} photos: both must be 1 or more.')
+    return stable_after(x, within + noise_of(_final(x), n, len(x)))
 
 # %% ../nbs/lib/05_stats.ipynb #7c64b15d
 def early_stop(
@@ -158,26 +172,25 @@ def early_stop(
         if i-best >= patience: return i+1, best+1
     return len(curve), best+1
 
-# %% ../nbs/lib/05_stats.ipynb #1eb3f3ac
-LEAST = 5e-6 # half of the last digit that answers are kept with: no probability counts as less
-
 # %% ../nbs/lib/05_stats.ipynb #6ff6b6c6
 def reliability(
     probs:np.ndarray, # (photos, classes)
     targets, # (photos,), the right column of each
     bins:int=10, # Of equal width, from 0 to 1
-): # -> DataFrame, a row for each bin that holds answers: low, high, n, confidence, accuracy, lo, hi (Wilson)
-    "How often answers of each confidence were right"
-    import pandas as pd
+): # -> DataFrame, a row for each bin that is not empty: low, high, n, confidence, accuracy, lo, hi (Wilson)
+    "How often predictions of each confidence were right"
+    import pandas as pd # late: the board needs no tables
     probs,targets = np.asarray(probs, float), np.asarray(targets)
-    if len(probs) != len(targets) or not len(probs): raise CourseError(f"{len(probs)} answers and {len(targets)} targets: there must be as many, and one at least.")
-    sure,right = probs.max(1), probs.argmax(1) == targets
-    place = np.minimum((sure*bins).astype(int), bins-1)
+    if len(probs) != len(targets) or not len(probs):
+        raise CourseError(f"{len(probs)} predictions and {len(targets)} targets: give one target for each prediction, and at least one.")
+    confidence,right = probs.max(1), probs.argmax(1) == targets
+    place = np.minimum((confidence*bins).astype(int), bins-1)
     rows = []
     for i in sorted(set(place)):
-        n,k = int((place==i).sum()), int(right[place==i].sum())
+        inside = place == i
+        n,k = int(inside.sum()), int(right[inside].sum())
         lo,hi = wilson(k, n)
-        rows.append(dict(low=i/bins, high=(i+1)/bins, n=n, confidence=sure[place==i].mean(), accuracy=k/n, lo=lo, hi=hi))
+        rows.append(dict(low=i/bins, high=(i+1)/bins, n=n, confidence=confidence[inside].mean(), accuracy=k/n, lo=lo, hi=hi))
     return pd.DataFrame(rows)
 
 def expected_calibration_error(
@@ -185,7 +198,7 @@ def expected_calibration_error(
     targets, # (photos,)
     bins:int=15, # As in the paper
 ) -> float: # 0 to 1
-    "Mean distance between confidence and accuracy over the bins, weighted by their answers (Guo et al. 2017)"
+    "Mean distance between confidence and accuracy over the bins, weighted by their photos (Guo et al. 2017)"
     o = reliability(probs, targets, bins)
     return float((abs(o.confidence-o.accuracy)*o.n).sum()/o.n.sum())
 
@@ -195,20 +208,24 @@ def calibration_floor(
     bins:int=15, # As for `expected_calibration_error`
     draws:int=200, # Simulated sets of targets
     seed:int=0, # Of the draws
-) -> float: # Mean error of a net that is calibrated and says just this
+) -> float: # Mean error of a calibrated net with these probabilities
     "The calibration error that chance alone gives, if these probabilities were all true"
     probs,rng = np.asarray(probs, float), np.random.default_rng(seed)
     edges = (probs/probs.sum(1, keepdims=True)).cumsum(1)
-    draw = lambda: np.minimum((rng.random((len(probs), 1)) > edges).sum(1), probs.shape[1]-1)
-    return float(np.mean([expected_calibration_error(probs, draw(), bins) for _ in range(draws)]))
+    def error():
+        targets = np.minimum((rng.random((len(probs), 1)) > edges).sum(1), probs.shape[1]-1)
+        return expected_calibration_error(probs, targets, bins)
+    return float(np.mean([error() for _ in range(draws)]))
 
 # %% ../nbs/lib/05_stats.ipynb #d9b67342
+LEAST = 5e-6 # half of the last digit that predictions are stored with: no probability counts as less
+
 def with_temperature(
     probs:np.ndarray, # (photos, classes)
-    t:float, # Above 0; over 1 makes less sure
+    t:float, # The temperature, above 0; over 1 makes less confident
 ) -> np.ndarray: # (photos, classes)
-    "The same answers, softened or sharpened"
-    if not t > 0: raise CourseError(f"A temperature of {t:g} means nothing: it must be above 0.")
+    "The same predictions, less or more confident"
+    if not t > 0: raise CourseError(f"A temperature of {t:g} is not possible: it must be above 0.")
     z = np.log(np.clip(np.asarray(probs, float), LEAST, 1))/t
     e = np.exp(z-z.max(1, keepdims=True))
     return e/e.sum(1, keepdims=True)
@@ -219,45 +236,51 @@ def mean_log_loss(
     clip:float=LEAST, # No probability counts as less
 ) -> float: # Nats
     "Mean negative logarithm of the right class's probability"
-    return float(-np.log(np.clip(np.asarray(probs, float)[np.arange(len(targets)), np.asarray(targets)], clip, 1)).mean())
+    of_target = np.asarray(probs, float)[np.arange(len(targets)), np.asarray(targets)]
+    return float(-np.log(np.clip(of_target, clip, 1)).mean())
 
 def fit_temperature(
     probs:np.ndarray, # (photos, classes), of validation photos
     targets, # (photos,)
 ) -> float: # Between 1/20 and 20
     "The temperature with the least log loss (Guo et al. 2017)"
-    from scipy.optimize import minimize_scalar
-    loss = lambda u: mean_log_loss(with_temperature(probs, np.exp(u)), targets)
-    return float(np.exp(minimize_scalar(loss, bounds=(-np.log(20), np.log(20)), method='bounded').x))
+    from scipy.optimize import minimize_scalar # late: half a second
+    def loss(log_t): return mean_log_loss(with_temperature(probs, np.exp(log_t)), targets)
+    best = minimize_scalar(loss, bounds=(-np.log(20), np.log(20)), method='bounded')
+    return float(np.exp(best.x))
 
 # %% ../nbs/lib/05_stats.ipynb #094b1d9e
 def selection_bias(
     right, # (epochs, photos): was the photo right after the epoch?
-    draws:int=200, # Halvings
+    draws:int=200, # Random halves
     seed:int=0, # Of the draws
-) -> dict: # bias (accuracy on the choosing half less that on the other), interval (over draws), chosen (mean accuracy where it was chosen)
-    "How much too good the best epoch looks on the photos that chose it: choose on one half, look at the other"
+) -> dict: # bias (accuracy on the choosing half minus that on the other), interval (over draws), chosen (mean accuracy where it was chosen)
+    "How much too good the best epoch looks on the photos that chose it"
     right,rng = np.asarray(right, float), np.random.default_rng(seed)
     gaps,chosen = [], []
     for _ in range(draws):
         order = rng.permutation(right.shape[1])
-        a,b = right[:, order[:len(order)//2]].mean(1), right[:, order[len(order)//2:]].mean(1)
+        half = len(order)//2
+        a,b = right[:, order[:half]].mean(1), right[:, order[half:]].mean(1)
         best = a.argmax()
-        gaps.append(a[best]-b[best]); chosen.append(a[best])
-    return dict(bias=float(np.mean(gaps)), interval=[float(o) for o in np.quantile(gaps, [.025, .975])], chosen=float(np.mean(chosen)))
+        gaps.append(a[best]-b[best])
+        chosen.append(a[best])
+    interval = [float(o) for o in np.quantile(gaps, [.025, .975])]
+    return dict(bias=float(np.mean(gaps)), interval=interval, chosen=float(np.mean(chosen)))
 
 def simulated_bias(
     p:float, # True accuracy, the same in every epoch
     n:int, # Validation photos
     epochs:int, # To choose from
-    churn:float=1., # Share of the wrong answers that are drawn anew in each epoch; below 1 the epochs resemble each other
+    churn:float=1., # Share of the wrong predictions that are drawn anew in each epoch; below 1 the epochs resemble each other
     draws:int=2000, # Simulated trainings
     seed:int=0, # Of the draws
-) -> float: # Mean of the best epoch's accuracy, less p
-    "How much the best of many epochs exceeds the truth when nothing improves at all"
+) -> float: # Mean accuracy of the best epoch, minus p
+    "How much the best of many epochs exceeds the truth when no epoch is better than another"
     rng = np.random.default_rng(seed)
-    steady = rng.binomial(n, (1-p)*(1-churn), draws)
-    return float(((n - steady[:, None] - rng.binomial(n, (1-p)*churn, (draws, epochs)))/n).max(1).mean() - p)
+    always_wrong = rng.binomial(n, (1-p)*(1-churn), draws)[:, None]
+    wrong = always_wrong + rng.binomial(n, (1-p)*churn, (draws, epochs))
+    return float(((n-wrong)/n).max(1).mean() - p)
 
 # %% ../nbs/lib/05_stats.ipynb #5a0c7e22
 def recalls(
