@@ -71,11 +71,16 @@ def runs_path(
     root = Path(named).expanduser() if named else (_checkout() or Path.cwd())/'runs'
     return root.joinpath(*parts)
 
+@functools.cache
+def _print_once(line): print(line, file=sys.stderr)
+
 def mirror_path(
     *parts:str # Path below the mirror, such as `'weights'`
 ) -> Path|None: # None when no mirror is set
     "A file on the mirror that `TRANSFER_COURSE_MIRROR` names (a folder with `archives` and `weights`)"
-    named = os.environ.get('TRANSFER_COURSE_MIRROR') or os.environ.get('TRANSFER_COURSE_SHELF') # the older name, for one version
+    named = os.environ.get('TRANSFER_COURSE_MIRROR')
+    if not named and (named := os.environ.get('TRANSFER_COURSE_SHELF')): # the older name, for one version
+        _print_once('TRANSFER_COURSE_SHELF is now called TRANSFER_COURSE_MIRROR: set that variable instead.')
     if not named: return None
     mirror = Path(named).expanduser()
     if not mirror.is_dir():
@@ -158,6 +163,14 @@ def is_number(
 ) -> bool: # False for True and False, and for a whole number that no float holds; a loss may be nan
     "Is it a number as results keep them?"
     return isinstance(x, float) or type(x) is int and abs(x) < 2**53
+
+# %% ../nbs/lib/00_core.ipynb #e3de98ec
+def read_table(path, **kinds): # -> dict
+    "A JSON file that must hold a table, with values of these kinds in it"
+    d = read_json(path)
+    if not isinstance(d, dict) or not all(isinstance(d.get(k), kind) for k,kind in kinds.items()):
+        raise CourseError(f"{path} does not hold what was written there ({', '.join(kinds) or 'a table'}): correct it, or move it away.")
+    return d
 
 # %% ../nbs/lib/00_core.ipynb #59f77a71
 @contextmanager

@@ -190,7 +190,7 @@ def study_batch_norms() -> list: # Of dicts: scaling, norms, seed, epochs, right
 
 def _about(ds) -> str:
     "The photos of a study, in words"
-    return f"{len(ds):,} photos of {ds.name}" + (f", {ds.info['recoded']}" if ds.info['recoded'] else '')
+    return f"{len(ds):,} photos of {ds.name}" + (f", {ds.info['reencoded']}" if ds.info['reencoded'] else '')
 
 def _article_features(arch='inception_v3', size=224, mirrored=False):
     "Features and classes of the article's split: x, y, xv, yv"

@@ -94,7 +94,7 @@ def text_data(
     names = sorted(o.relative_to(folder).as_posix() for o in folder.rglob('*') if o.suffix.lower() in PICTURE_ENDINGS and not o.name.startswith('.'))
     if not names: raise CourseError(f"{folder} holds no pictures: what is wanted are files named by the text they show, such as A1B2C3.jpg.")
     labels = _texts_of_table(folder/table, names) if table else {o: Path(o).stem for o in names}
-    info = dict(name=f'own:{folder.name}', source='own folder', sha256=None, photos=len(names), complete=True, recoded=None, part=None, stands_for=None, stand_in=None, set_aside=0) | about
+    info = dict(name=f'own:{folder.name}', source='own folder', sha256=None, photos=len(names), complete=True, reencoded=None, part=None, stands_for=None, proxy=None, set_aside=0) | about
     info |= dict(alphabet=_check_texts(folder, labels, alphabet), fingerprint=fingerprint(sorted((n, t, (folder/n).stat().st_size) for n,t in labels.items())))
     return TextSet(info['name'], folder, names, {o: labels[o] for o in names}, info)
 
