@@ -12,10 +12,6 @@ from copy import deepcopy
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from .core import *
-from .data.check import *
-from .results.claims import *
-from .results.report import *
-from .chapters.pets import *
 
 # %% ../nbs/lib/70_workbook.ipynb #596c2374
 class NotYet(AssertionError):
@@ -45,10 +41,14 @@ def expect(
     try:
         if test(): return print('Right.')
     except NameError as e:
-        if e.name in names: raise NotAnswered(f"There is no `{e.name}` yet. Write your answer into the cell above and run that cell, then this one; after a restart, run all cells above.") from None
+        if e.name in names:
+            raise NotAnswered(f"There is no `{e.name}` yet. Write your answer into the cell above and run that cell, then this one; "
+                              "after a restart, run all cells above.") from None
         stopped = f'NameError: {e}'
     except Exception as e: stopped = f'{type(e).__name__}: {e}'
-    if missing: raise NotAnswered(f"`{missing[0]}` is as it was given. Put your answer in place of the `...`, run that cell, then this one.") from None
+    if missing:
+        raise NotAnswered(f"`{missing[0]}` is as it was given. Put your answer in place of the `...`, "
+                          "run that cell, then this one.") from None
     raise NotYet(words + (f' (Your answer stopped with {stopped[:300]})' if stopped else '')) from None
 
 # %% ../nbs/lib/70_workbook.ipynb #3c632d3e
@@ -68,7 +68,8 @@ def _blanked(cell, where) -> str:
         if cell['cell_type'] == 'code' and mark == (_END if inside else _BEGIN):
             if not inside: lines.append(line.replace(_BEGIN, _BLANK))
             inside = not inside
-        elif re.search(r'#\s*(BEGIN|END)\s+SOLUTION', mark, re.I): raise CourseError(f"{where} has the line `{mark}` where it makes no pair. {rule}")
+        elif re.search(r'#\s*(BEGIN|END)\s+SOLUTION', mark, re.I):
+            raise CourseError(f"{where} has the line `{mark}` where it makes no pair. {rule}")
         elif not inside: lines.append(line)
     if inside: raise CourseError(f"{where} has a solution that does not end. {rule}")
     return '\n'.join(lines)
@@ -109,7 +110,9 @@ def exercises(
         is_answer = cell['source'] != _blanked(cell, where)
         if titles and not answers: task = titles[-1]
         elif titles: break
-        elif is_answer and not task: raise CourseError(f"{where} holds a solution without a task: a markdown cell above it should have a line that starts `**1. Title.**`.")
+        elif is_answer and not task:
+            raise CourseError(f"{where} holds a solution without a task: a markdown cell above it should have a line "
+                              "that starts `**1. Title.**`.")
         elif is_answer: answers.append(cell['id'])
         elif answers and _is_check(cell):
             found.append(Exercise(int(task[0]), task[1], answers, cell['id']))
@@ -134,7 +137,8 @@ def _decide(base, mine, new):
 def _note(cell):
     "The course's new cell as a note below the reader's: text, so that running all cells does not run it"
     fence = '`'*max(3, 1+max(map(len, re.findall('`+', cell['source'])), default=0))
-    text = (f"**The course changed the cell above, and so did you.** Yours stayed. The course's now reads:\n\n{fence}{'python' if cell['cell_type'] == 'code' else 'markdown'}\n"
+    language = 'python' if cell['cell_type'] == 'code' else 'markdown'
+    text = (f"**The course changed the cell above, and so did you.** Yours stayed. The course's now reads:\n\n{fence}{language}\n"
             f"{cell['source']}\n{fence}\n\nTake over what you like, then delete this note.")
     return _jupyter('nbformat').v4.new_markdown_cell(text, id=f"{cell['id'][:50]}-{fingerprint(_text(cell), 8)}")
 
@@ -149,7 +153,8 @@ def _weave(first, second) -> list:
 def _jupyter(name):
     "One of Jupyter's libraries: imported when it is needed"
     try: return importlib.import_module(name)
-    except ModuleNotFoundError as e: raise CourseError(f"{e.name} is missing, and the workbook needs it: pip install 'transfer_course[course]'.") from None
+    except ModuleNotFoundError as e:
+        raise CourseError(f"{e.name} is missing, and the workbook needs it: pip install 'transfer_course[course]'.") from None
 
 # %% ../nbs/lib/70_workbook.ipynb #66f78d9c
 @dataclass
@@ -164,8 +169,10 @@ class Changes:
 
     def __str__(self):
         if self.left_alone or self.fresh: return self.left_alone or 'written'
-        told = [f"{n} {'cell' if n == 1 else 'cells'} {what}" for n,what in ((self.new, 'new'), (self.changed, 'changed'), (self.gone, 'gone')) if n]
-        lines = [', '.join(told) or 'up to date', *(f"    both of you changed {o}: yours stayed, the course's stands below it" for o in self.conflicts)]
+        counts = (self.new, 'new'), (self.changed, 'changed'), (self.gone, 'gone')
+        told = [f"{n} {'cell' if n == 1 else 'cells'} {what}" for n,what in counts if n]
+        lines = [', '.join(told) or 'up to date']
+        lines += [f"    both of you changed {o}: yours stayed, the course's stands below it" for o in self.conflicts]
         return '\n'.join(lines)
 
 def merge(
@@ -190,30 +197,37 @@ def merge(
         conflicts=tuple(_where(position[i], own[i]) for i in order if decided[i][1]))
 
 # %% ../nbs/lib/70_workbook.ipynb #f51cc67b
+def _with_ids(nb):
+    "A notebook whose cells have one id each: of a cell copied by hand, with its id, the first keeps it"
+    nb['nbformat_minor'] = max(5, nb['nbformat_minor']) # 4.5 is the first with ids
+    seen = {None}
+    for cell in nb['cells']:
+        if cell.get('id') in seen: cell['id'] = uuid.uuid4().hex[:8]
+        seen.add(cell['id'])
+        _text(cell)
+    return nb
+
 def _read(path):
-    "A notebook with an id for each cell; whatever keeps it from being read is a `CourseError`"
+    "A notebook with an id for each cell; where it can't be read, a `CourseError` says why"
     nbformat = _jupyter('nbformat')
     try:
         text = Path(path).read_text(encoding='utf-8')
-        if not any(o.get('id') for o in json.loads(text)['cells']): raise CourseError(f"{path} has cells without ids: the program that saved it dropped them, and without them its cells can't be told apart.")
+        if not any(o.get('id') for o in json.loads(text)['cells']):
+            raise CourseError(f"{path} has cells without ids: the program that saved it dropped them, "
+                              "and without them its cells can't be told apart.")
         with warnings.catch_warnings():
             warnings.simplefilter('ignore') # nbformat's, about ids
-            nb = nbformat.reads(text, 4)
-        nb['nbformat_minor'],seen = max(5, nb['nbformat_minor']), set() # 4.5 is the first with ids
-        for cell in nb['cells']: # a cell copied by hand may carry the id of its original: the first keeps it
-            if cell.get('id') in seen | {None}: cell['id'] = uuid.uuid4().hex[:8]
-            seen.add(cell['id'])
-            _text(cell)
-        return nb
+            return _with_ids(nbformat.reads(text, 4))
     except CourseError: raise
-    except Exception as e: raise CourseError(f"{path} is no notebook that can be read ({type(e).__name__}: {str(e)[:80]}).") from None
+    except Exception as e:
+        raise CourseError(f"{path} is no notebook that can be read ({type(e).__name__}: {str(e)[:80]}).") from None
 
 def _course_notebooks(folder=None) -> dict:
-    "The notebooks that readers get, by name: the chapters and pages, without the README's, and what has exercises in the engine room"
+    "The notebooks that readers get, by name: all pages but the README's, and library notebooks with exercises"
     folder = Path(folder or course_path('nbs'))
     pages = {o.name: _read(o) for o in sorted(folder.glob('*.ipynb')) if o.name != 'index.ipynb' and not o.name.startswith('.')}
-    lib = {o.name: _read(o) for o in sorted(folder.glob('lib/*.ipynb'))}
-    return pages | {name: nb for name,nb in lib.items() if any(c['cell_type']=='markdown' and c['source'].startswith('## Exercises') for c in nb['cells'])}
+    lib = {o.name: _read(o) for o in sorted(folder.glob('lib/*.ipynb')) if '## Exercises' in o.read_text(encoding='utf-8')}
+    return pages | lib
 
 def _linked(nb, names):
     "The notebook with its links to other notebooks kept where those are copied too, and as plain words elsewhere"
@@ -225,19 +239,27 @@ def _linked(nb, names):
 def _update(path, base_path, new) -> Changes:
     "Write one copy, or bring it up to date"
     nbformat = _jupyter('nbformat')
-    raw = path.read_bytes() if path.exists() else None
-    merged,changes = new, Changes(fresh=True)
+    now = lambda: path.read_bytes() if path.exists() else None
+    raw,merged,changes = now(), new, Changes(fresh=True)
     if raw is not None:
         mine,base = _read(path), None
         with contextlib.suppress(CourseError): base = _read(base_path) # lost or damaged: `merge` does without
-        if not {o['id'] for o in mine['cells']} & {o['id'] for nb in (base, new) if nb for o in nb['cells']}: raise CourseError(f"{path} is no copy of the course's {path.name}: not one of its cells is there.")
+        known = {o['id'] for nb in (base, new) if nb for o in nb['cells']}
+        if not known & {o['id'] for o in mine['cells']}:
+            raise CourseError(f"{path} is no copy of the course's {path.name}: not one of its cells is there.")
         merged,changes = merge(base, mine, new)
     if raw is None or merged != mine:
         with atomic(path) as tmp:
             nbformat.write(merged, tmp)
-            if (path.read_bytes() if path.exists() else None) != raw: raise CourseError(f"{path} was saved by another program just now: run this again.")
+            if now() != raw: raise CourseError(f"{path} was saved by another program just now: run this again.")
     with atomic(base_path) as tmp: nbformat.write(new, tmp)
     return changes
+
+def _try_update(path, base_path, new) -> Changes:
+    "The same; a copy that can't be brought up to date is left alone"
+    try: return _update(path, base_path, new)
+    except CourseError as e: return Changes(left_alone=str(e))
+    except OSError as e: return Changes(left_alone=f"{path} can't be read or written ({e.strerror or e}).")
 
 def make_workbook(
     folder:str|Path, # Where the copies are, or shall be
@@ -245,19 +267,16 @@ def make_workbook(
     course:str|Path|None=None, # The course's notebooks; None: its own
 ) -> dict: # Name of a notebook to `Changes`
     "Write the course's notebooks as copies to work in, or bring those that are there up to date; no answer is overwritten"
-    folder,source = Path(folder).expanduser(), Path(course or course_path('nbs')).resolve()
-    if folder.resolve().is_relative_to(source): raise CourseError(f"{folder} belongs to the course itself: choose another folder for your copies.")
+    folder = Path(folder).expanduser()
+    if folder.resolve().is_relative_to(Path(course or course_path('nbs')).resolve()):
+        raise CourseError(f"{folder} belongs to the course itself: choose another folder for your copies.")
     sources = _course_notebooks(course)
     copies = {name: _linked(reader_copy(nb, answers, name), sources) for name,nb in sources.items()}
-    done = {}
     try:
         with locked(folder/'workbook', 'these copies'):
-            for name,new in copies.items():
-                try: done[name] = _update(folder/name, folder/'.course'/name, new)
-                except CourseError as e: done[name] = Changes(left_alone=str(e))
-                except OSError as e: done[name] = Changes(left_alone=f"{folder/name} can't be read or written ({e.strerror or e}).")
-    except OSError as e: raise CourseError(f"{folder} can't be written to ({e.strerror or e}): choose another folder, or make room.") from None
-    return done
+            return {name: _try_update(folder/name, folder/'.course'/name, new) for name,new in copies.items()}
+    except OSError as e:
+        raise CourseError(f"{folder} can't be written to ({e.strerror or e}): choose another folder, or make room.") from None
 
 # %% ../nbs/lib/70_workbook.ipynb #7457f128
 _FLAGS = {'slow', 'cuda', 'real'}
@@ -267,7 +286,10 @@ def _is_skipped(cell) -> bool:
     flags = re.findall(r'^#\|\s*([\w]+):?\s*(\w*)', cell['source'], re.M)
     return any(name in _FLAGS or (name, value.lower()) == ('eval', 'false') for name,value in flags)
 
-def _is_hidden(cell) -> bool: return cell['cell_type'] == 'code' and bool(re.match(r'#\|\s*hide\b', cell['source']))
+def _is_hidden(cell) -> bool:
+    "Is this a code cell that readers need not see?"
+    folded = cell.get('metadata', {}).get('jupyter', {}).get('source_hidden')
+    return cell['cell_type'] == 'code' and bool(folded or re.match(r'#\|\s*hide\b', cell['source']))
 
 def _restored(mine, given) -> list:
     "The code cells to run: the student's, in the course's order, with the course's checks, hidden cells and whatever is missing"
@@ -280,18 +302,25 @@ def _restored(mine, given) -> list:
 # `exit()` in a kernel ends it a moment later, in the middle of somebody else's cell: here it ends the cell that calls it
 _SETUP = "import sys\nget_ipython().user_ns.update(exit=sys.exit, quit=sys.exit)"
 
+def _as_cells(cells):
+    "The cells of the notebook that runs, a cell for the set-up first"
+    from nbformat.v4 import new_code_cell # late: an optional package
+    again = 'from transfer_course.workbook import expect\n' # a student may have defined another
+    return [new_code_cell(_SETUP, id='setup')] + [new_code_cell(again*o['check'] + o['source'], id=o['id']) for o in cells]
+
 def _run_cells(cells, seconds, tell):
     "Run cells in a kernel, and tell how each ended ('ok', 'error', 'time' or 'ended'), up to one that does not end or ends Python"
-    from nbclient import NotebookClient
+    from nbclient import NotebookClient # late: an optional package
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
-    from nbformat.v4 import new_code_cell, new_notebook
+    from nbformat.v4 import new_notebook
     class Quiet(NotebookClient):
         def output(self, *args): pass # only how a cell ends is wanted
-    end = time.monotonic() + seconds
-    code = [new_code_cell(_SETUP, id='setup')] + [new_code_cell(('from transfer_course.workbook import expect\n' if o['check'] else '') + o['source'], id=o['id']) for o in cells]
+    def ended(cell, cell_index, execute_reply):
+        how = execute_reply['content']
+        tell(cell.id, how['status'], how)
+    end,code = time.monotonic() + seconds, _as_cells(cells)
     client = Quiet(new_notebook(cells=code), kernel_name='python3', allow_errors=True, shutdown_kernel='immediate', record_timing=False,
-        timeout_func=lambda cell: max(1, (end-time.monotonic())/2),
-        on_cell_executed=lambda cell, cell_index, execute_reply: tell(cell.id, execute_reply['content']['status'], execute_reply['content']))
+                   timeout_func=lambda cell: max(1, (end-time.monotonic())/2), on_cell_executed=ended)
     with client.setup_kernel(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
         for i,cell in enumerate(code):
             try: client.execute_cell(cell, i)
@@ -302,7 +331,10 @@ def _child():
     "What the child process does: a notebook's cells come in on stdin, how they ended goes out, line by line"
     job = json.load(sys.stdin)
     if job['cut_off']: _loopback()
-    _run_cells(job['cells'], job['seconds'], lambda i, status, more: print(json.dumps([i, status, more.get('ename', ''), more.get('evalue', '')[:500]]), flush=True))
+    def tell(i, status, more):
+        name = more.get('ename', '').replace('_IncompleteInputError', 'SyntaxError') # Python 3.13 has a name of its own for `x = (`
+        print(json.dumps([i, status, name, more.get('evalue', '')[:500]]), flush=True)
+    _run_cells(job['cells'], job['seconds'], tell)
 
 def _loopback():
     "A new network has a loopback that is down, and the kernel is talked to over it"
@@ -333,23 +365,28 @@ def _run_once(cells, path, folder, seconds) -> dict:
         work,own = Path(tmp)/'a'/'work', Path(tmp)/'b' # `..` of the copy is nobody's
         shutil.copytree(folder, work, symlinks=True, ignore=shutil.ignore_patterns('.*'))
         own.mkdir()
-        env = os.environ | {o: str(own) for o in ('TRANSFER_COURSE_RUNS', 'TMPDIR', 'IPYTHONDIR', 'JUPYTER_RUNTIME_DIR')} | dict(TRANSFER_COURSE_SCALE='sample')
-        command = [*_cut_off(), sys.executable, '-P', '-c', 'from transfer_course.workbook import _child; _child()']
-        process = subprocess.Popen(command, cwd=work/path.relative_to(folder).parent, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True, encoding='utf-8', errors='replace')
-        try: out,err = process.communicate(job, timeout=seconds+60)
-        except subprocess.TimeoutExpired:
-            _end(process)
-            out,err = process.communicate()
-        finally:
-            if process.poll() is None: _end(process)
+        out,err = _talk_to_child(job, work/path.relative_to(folder).parent, own, seconds+60)
     ended = {}
     for line in out.splitlines():
         with contextlib.suppress(ValueError): # a line that was cut short
             i,*how = json.loads(line)
             ended[i] = how
-    if not ended: raise CourseError(f"No notebook could be run for the check: {(err.strip() or 'no reason given').splitlines()[-1][:300]}")
+    if not ended:
+        raise CourseError(f"No notebook could be run for the check: {(err.strip() or 'no reason given').splitlines()[-1][:120]}")
     return ended
+
+def _talk_to_child(job, cwd, own, seconds) -> tuple:
+    "What the child process printed, stdout and stderr; at the end of the time it is ended"
+    env = os.environ | {o: str(own) for o in ('TRANSFER_COURSE_RUNS', 'TMPDIR', 'IPYTHONDIR', 'JUPYTER_RUNTIME_DIR')}
+    command = [*_cut_off(), sys.executable, '-P', '-c', 'from transfer_course.workbook import _child; _child()']
+    process = subprocess.Popen(command, cwd=cwd, env=env | dict(TRANSFER_COURSE_SCALE='sample'), text=True, encoding='utf-8',
+                               errors='replace', stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try: return process.communicate(job, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        _end(process)
+        return process.communicate()
+    finally:
+        if process.poll() is None: _end(process)
 
 def _run(cells, path, folder, seconds) -> dict:
     "As `_run_once`, and once more without it wherever a cell does not end, or ends Python"
@@ -380,16 +417,18 @@ _MARKS = {'solved': 'yes', 'not solved': 'no', 'not answered': '-', 'timed out':
 def _judge(exercise, ended, answered, cells) -> tuple:
     "Result and words, from how an exercise's cells ended"
     check,*own = [ended.get(o, [None, '', '']) for o in (exercise.check, *exercise.answers)]
-    states = {check[0], *(o[0] for o in own)}
+    state,error,words = check
+    states = {state, *(o[0] for o in own)}
     stopped = next((o for o in own if o[0] == 'error'), None)
-    if check[0] == 'ok': return 'solved', ''
-    if not answered and check[1] != 'NotYet': return 'not answered', ''
+    if state == 'ok': return 'solved', ''
+    if not answered and error != 'NotYet': return 'not answered', ''
     if exercise.check not in {o['id'] for o in cells}: return 'not run', 'Its check is flagged: it takes a GPU, real photos or long.'
     if 'time' in states: return 'timed out', 'It did not end in the time it had.'
     if 'ended' in states: return 'not solved', 'Python itself ended here: it was told to, or ran out of memory.'
-    if check[0] is None: return 'timed out', "The notebook's time was up before its check."
+    if state is None: return 'timed out', "The notebook's time was up before its check."
     if stopped: return 'not solved', f'The answer stopped with {stopped[1]}: {stopped[2]}'
-    return ('not answered' if check[1] == 'NotAnswered' else 'not solved'), check[2] if check[1] in ('NotYet', 'NotAnswered') else f'{check[1]}: {check[2]}'
+    if error in ('NotYet', 'NotAnswered'): return ('not answered' if error == 'NotAnswered' else 'not solved'), words
+    return 'not solved', f'{error}: {words}'
 
 def _answered(exercise, mine, given) -> bool:
     "Has one of its answer cells been changed?"
@@ -419,7 +458,8 @@ def _check_copy(path, mine, given, todo, folder, seconds) -> tuple:
     ended = _run(cells, path, folder, seconds) if any(answered) or added else {} # as it was given: nothing to run
     asked = {i for e in todo for i in (*e.answers, e.check)}
     lost = [o for o in cells if ended.get(o['id'], ['ok'])[0] in ('time', 'ended') and o['id'] not in asked]
-    notes = [f"{path}: a cell that is no exercise's did not end, or ended Python, and was left out: `{o['source'].strip().splitlines()[-1][:60]}`" for o in lost]
+    notes = [f"{path}: a cell that is no exercise's did not end, or ended Python, and was left out: "
+             f"`{o['source'].strip().splitlines()[-1][:60]}`" for o in lost]
     return [_judge(e, ended, did, cells) for e,did in zip(todo, answered)], notes
 
 # %% ../nbs/lib/70_workbook.ipynb #f7a79d51
@@ -451,9 +491,11 @@ class ClassReport:
     def __str__(self):
         tables = [f'{name}\n\n{self.table(name)}' for name in dict.fromkeys(o.notebook for o in self.outcomes)]
         why = [_plain(f'{o.student}, {o.notebook} {o.number} ({o.title}): {o.words}') for o in self.outcomes if o.words]
-        foot = [', '.join(f'{mark} {result}' for result,mark in _MARKS.items()),
-            'The copies ran in temporary folders, without network.' if _cut_off() else 'The copies ran in temporary folders. The network was not cut off: this system does not allow it (on Linux `unshare -rn` does it).',
-            "Not isolated: a student's code runs as you do, and could read and change your files; its memory has no limit. And it shares a process with the checks: they find mistakes, not fraud."]
+        network = 'without network.'
+        if not _cut_off(): network = 'with network: this system does not allow to cut it off (on Linux `unshare -rn` does it).'
+        foot = [', '.join(f'{mark} {result}' for result,mark in _MARKS.items()), f'The copies ran in temporary folders, {network}',
+                "Not isolated: a student's code runs as you do, could read and change your files, and its memory has no limit. "
+                "It shares a process with the checks: they find mistakes, not fraud."]
         return '\n\n'.join(tables + ['\n'.join(o) for o in (why, [_plain(o) for o in self.notes], foot) if o])
 
     def write_csv(self, path:str|Path):
@@ -462,6 +504,12 @@ class ClassReport:
             out = csv.writer(f)
             out.writerow([o.name for o in fields(Outcome)])
             out.writerows([_plain(str(v)) for v in astuple(o)] for o in self.outcomes)
+
+def _results(copy, given, todo, folder, seconds) -> tuple:
+    "Results of one notebook of a student, who may have no copy of it, and notes"
+    if not copy: return [('not answered', '')]*len(todo), []
+    try: return _check_copy(*copy, given, todo, folder, seconds)
+    except (CourseError, OSError) as e: return [('not run', '')]*len(todo), [f'{copy[0]} could not be run: {e}']
 
 def check_class(
     folder:str|Path, # Holds a folder for each student
@@ -474,15 +522,13 @@ def check_class(
     students = [o for o in sorted(folder.iterdir()) if o.is_dir() and not o.name.startswith('.')] if folder.is_dir() else []
     if not students: raise CourseError(f"{folder} holds no folders: give a folder with a folder for each student in it.")
     for o in ('nbclient', 'psutil'): _jupyter(o)
-    chapters = {name: (reader_copy(nb, name=name), todo) for name,nb in _course_notebooks(course).items() if (todo := exercises(nb, name))}
+    notebooks = _course_notebooks(course).items()
+    chapters = {name: (reader_copy(nb, name=name), todo) for name,nb in notebooks if (todo := exercises(nb, name))}
     report = ClassReport([], [])
     for student in progress(students, comment='checking'):
         copies,notes = _submitted(student, chapters)
         for name,(given,todo) in chapters.items():
-            results,more = [('not answered', '')]*len(todo), []
-            if name in copies:
-                try: results,more = _check_copy(*copies[name], given, todo, student, 60*minutes)
-                except (CourseError, OSError) as e: results,more = [('not run', '')]*len(todo), [f'{copies[name][0]} could not be run: {e}']
+            results,more = _results(copies.get(name), given, todo, student, 60*minutes)
             report.outcomes += [Outcome(student.name, name.removesuffix('.ipynb'), e.number, e.title, *r) for e,r in zip(todo, results)]
             notes += more
         report.notes += notes
