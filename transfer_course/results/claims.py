@@ -5,19 +5,21 @@
 # %% auto #0
 __all__ = ['FORMULAS', 'VERDICTS', 'RULES', 'QUANTITIES', 'CONDITIONS', 'SEEDS_SOONER', 'Claim', 'evaluate', 'show', 'Verdict',
            'Rule', 'rule', 'agrees', 'judge_arithmetic', 'judge_probability', 'judge_literature', 'unmet_conditions',
-           'judge_count', 'run_conditions', 'nearest_runs', 'judge_rate', 'judge_ordering', 'judge_budget',
-           'judge_sooner', 'read_claims', 'judge', 'board', 'tally', 'board_text', 'article_figure', 'Stale', 'stale']
+           'judge_count', 'nearest_runs', 'judge_rate', 'judge_ordering', 'judge_budget', 'judge_sooner', 'read_claims',
+           'judge', 'board', 'tally', 'board_text', 'article_figure', 'Stale', 'roads', 'stale']
 
 # %% ../../nbs/lib/23_results.claims.ipynb #1b83518f
-import ast, importlib.util, math, operator, re, statistics, tomllib
+import ast, math, operator, re, statistics, tomllib
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache, partial
 from fastcore.basics import groupby
 from pathlib import Path
 from ..core import *
 from ..stats import *
+from .config import *
 from .provenance import *
 from .store import *
+from .store import key_of
 
 # %% ../../nbs/lib/23_results.claims.ipynb #e573c135
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Claim:
     id:str # Article and number, such as 'flowers-4.7'
     article:str # The chapter that checks it
     says:str # The claim in brief
-    quantity:str # A measure of runs, the key of a counted fact, or a description
+    quantity:str # A measure of runs, the key of a count, or a description
     value:float # The article's figure
     unit:str # 'rate', 'photos', 's' …
     how:str # 'count', 'run', 'probability' or 'literature'
@@ -61,8 +63,9 @@ def _value(node, given):
     if isinstance(node, ast.Name):
         if node.id not in given: raise unknown('name in the formula', node.id, given)
         return given[node.id]
-    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS: return _OPERATORS[type(node.op)](_value(node.left, given), _value(node.right, given))
-    if isinstance(node, ast.UnaryOp) and type(node.op) in _OPERATORS: return _OPERATORS[type(node.op)](_value(node.operand, given))
+    if isinstance(node, (ast.BinOp, ast.UnaryOp)) and type(node.op) in _OPERATORS:
+        parts = [node.left, node.right] if isinstance(node, ast.BinOp) else [node.operand]
+        return _OPERATORS[type(node.op)](*[_value(o, given) for o in parts])
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
         if node.func.id not in FORMULAS: raise unknown('function for formulas', node.func.id, FORMULAS)
         return FORMULAS[node.func.id](*[_value(o, given) for o in node.args])
@@ -74,7 +77,8 @@ def evaluate(
 ) -> float: # Its value
     "Work out the formula of a row"
     try: return _value(ast.parse(formula, mode='eval').body, given)
-    except SyntaxError: raise CourseError(f"The formula '{formula}' is not arithmetic: a bracket or an operator is missing.") from None
+    except SyntaxError:
+        raise CourseError(f"The formula '{formula}' is not arithmetic: a bracket or an operator is missing.") from None
     except (ArithmeticError, TypeError, ValueError) as e: raise CourseError(f"The formula '{formula}' can't be worked out: {e}.") from None
 
 # %% ../../nbs/lib/23_results.claims.ipynb #fae6af85
@@ -102,10 +106,10 @@ class Verdict:
     verdict:str # One of `VERDICTS`
     reason:str # In a sentence
     ours:float|None = None # Our figure
-    interval:tuple|None = None # Our band (low, high)
+    interval:tuple|None = None # Of our figure (low, high)
     n:int|None = None # Photos it rests on
     seeds:int = 0 # Seeds it rests on
-    rests_on:list = field(default_factory=list) # Names of runs, or the fact
+    rests_on:list = field(default_factory=list) # Names of runs, or the count
 
     @property
     def unit(self): return 'probability' if self.claim.rule=='probability' else self.claim.unit
@@ -117,8 +121,9 @@ class Verdict:
     def figure(self) -> str:
         "Our figure with its interval, such as '91.2 % (89 % to 93 %)'"
         if self.ours is None: return ''
-        chance = 'chance '*(self.unit=='probability')
-        return chance + show(self.ours, self.unit) + (f' ({show(self.interval[0], self.unit)} to {show(self.interval[1], self.unit)})' if self.interval else '')
+        text = 'chance '*(self.unit=='probability') + show(self.ours, self.unit)
+        if self.interval: text += f' ({show(self.interval[0], self.unit)} to {show(self.interval[1], self.unit)})'
+        return text
 
     @property
     def command(self) -> str: return self.claim.command or RULES[self.claim.rule].command(self.claim)
@@ -126,15 +131,16 @@ class Verdict:
     def to_dict(self) -> dict:
         "The verdict as plain data, for JSON"
         c = self.claim
-        return dict(id=c.id, article=c.article, says=c.says, quantity=c.quantity, value=c.value, relation=c.relation, unit=c.unit, tolerance=c.tolerance,
-                    verdict=self.verdict, reason=self.reason, ours=self.ours, ours_unit=self.unit, interval=self.interval and list(self.interval),
+        told = ('id', 'article', 'says', 'quantity', 'value', 'relation', 'unit', 'tolerance')
+        return dict({k: getattr(c, k) for k in told}, verdict=self.verdict, reason=self.reason,
+                    ours=self.ours, ours_unit=self.unit, interval=self.interval and list(self.interval),
                     n=self.n, seeds=self.seeds, rests_on=list(self.rests_on), source=c.source, command=self.command)
 
 # %% ../../nbs/lib/23_results.claims.ipynb #a0ee811c
 @dataclass(frozen=True)
 class Rule:
     "How a kind of claim is judged"
-    judge:object # Function of (claim, runs, facts)
+    judge:object # Function of (claim, runs, counts)
     how:str # The `how` that its rows carry
     needs:tuple # Keys a row must have
     command:object # Function of the claim that gives a command line
@@ -159,16 +165,18 @@ _RELATIONS = {'<': operator.lt, '<=': operator.le, '>': operator.gt, '>=': opera
 def agrees(
     claim:Claim, # Its value, relation and tolerance are used
     ours:float, # Our figure
-    tolerance:float|None=None, # In place of the row's own
 ) -> bool:
     "Does our figure say what the claim says?"
     if claim.relation != '=': return _RELATIONS[claim.relation](ours, claim.value)
-    return abs(ours-claim.value) <= (claim.tolerance or 0 if tolerance is None else tolerance) + 1e-12
+    return abs(ours-claim.value) <= (claim.tolerance or 0) + 1e-12
+
+def _capital(text) -> str: return text[0].upper() + text[1:]
+def _note(claim) -> str: return f' {claim.note}' if claim.note else ''
 
 def _said(claim, ours, what, **kw):
     "The verdict of a figure without spread"
-    word = 'holds' if agrees(claim, ours, kw.pop('tolerance', None)) else 'does not hold'
-    return Verdict(claim, word, f'{what}{". "+claim.note if claim.note else "."}', ours, **kw)
+    word = 'holds' if agrees(claim, ours) else 'does not hold'
+    return Verdict(claim, word, f'{what}.{_note(claim)}', ours, **kw)
 
 def _absent(claim, otherwise):
     "The verdict where there is nothing to judge"
@@ -179,101 +187,94 @@ def _absent(claim, otherwise):
 def judge_arithmetic(
     claim:Claim, # With `formula` and `given`
     runs, # Not used
-    facts, # Not used
+    counts, # Not used
 ) -> Verdict:
     "Works the row's formula out and compares"
     given = ', '.join(f'{k} {v:,}' for k,v in claim.given.items())
     ours = evaluate(claim.formula, claim.given)
-    return _said(claim, ours, f"{claim.quantity[0].upper()+claim.quantity[1:]}: {show(ours, claim.unit)}{f' ({given})' if given else ''}")
+    return _said(claim, ours, f"{_capital(claim.quantity)}: {show(ours, claim.unit)}" + f' ({given})'*bool(given))
 
 @rule('probability', 'probability', ('formula', 'tolerance'))
 def judge_probability(
     claim:Claim, # Its tolerance is the chance below which the claim is contradicted
     runs, # Not used
-    facts, # Not used
+    counts, # Not used
 ) -> Verdict:
     "Contradicted when what the article reports is less likely, under its own figures, than the row's bound"
     p = evaluate(claim.formula, claim.given)
     word = 'does not hold' if p<claim.tolerance else 'holds'
-    return Verdict(claim, word, f"{claim.quantity[0].upper()+claim.quantity[1:]}: {show(p, 'probability')}; the row's bound is {show(claim.tolerance, 'probability')}.{' '+claim.note if claim.note else ''}", p)
+    bound = show(claim.tolerance, 'probability')
+    return Verdict(claim, word, f"{_capital(claim.quantity)}: {show(p, 'probability')}; the row's bound is {bound}.{_note(claim)}", p)
 
 @rule('literature', 'literature', ('found',))
 def judge_literature(
     claim:Claim, # With `found`
     runs, # Not used
-    facts, # Not used
+    counts, # Not used
 ) -> Verdict:
     "Cited, never rerun: does the source say what the article says it says?"
     return _said(claim, claim.found, f'Cited, not measured: {claim.source}', rests_on=[claim.source])
 
 # %% ../../nbs/lib/23_results.claims.ipynb #9cca6d2d
+_WORDS = dict(official='the weights are not official', complete='only a part of the photos is there', reencoded='the photos are re-encoded',
+              proxy='the photos are a proxy')
+
 def unmet_conditions(
     conditions:dict, # What the claim asks for; 'any' where it does not matter
     have:dict, # What a run or a count is, by the same keys
 ) -> list: # A phrase for each condition that is not met
     "What stands between a result and a claim"
-    words = dict(genuine='the weights are not genuine', complete='only a part of the photos is there', recoded='the photos are re-encoded', stand_in='the photos are a stand-in')
     def phrase(k, want):
-        if k in words and isinstance(want, bool): return words[k]
+        if k in _WORDS and isinstance(want, bool): return _WORDS[k]
         return f"{k.replace('_', ' ')} is {have.get(k)}, not {want}"
     return [phrase(k, want) for k,want in conditions.items() if want!='any' and have.get(k)!=want]
 
 def _join(phrases): return '; '.join(phrases)
 
-@rule('count', 'count', (), lambda c: f'transfer_course claims --facts {c.article}')
+@rule('count', 'count', (), lambda c: f'transfer_course claims --counts {c.article}')
 def judge_count(
-    claim:Claim, # Its quantity is the key of a fact
+    claim:Claim, # Its quantity is the key of a count
     runs, # Not used
-    facts:dict, # As `load_counts` gives it
+    counts:dict, # As `load_counts` gives it
 ) -> Verdict:
     "An exact count; on a part of the photos 'not comparable'"
-    facts = facts or {}
-    fact = facts.get('facts', {}).get(claim.quantity)
-    if fact is None: return _absent(claim, f"'{claim.quantity}' has not been counted yet.")
-    kw = dict(interval=fact.get('interval'), n=fact.get('n'), rests_on=[claim.quantity])
-    data = facts.get('data') or {}
-    have = dict(data=data.get('name'), complete=bool(data.get('complete')), recoded=bool(data.get('recoded')))
-    # counts of photos survive re-encoding; a row about bytes or pixels asks for `recoded = false`
+    count = (counts or {}).get(claim.quantity)
+    if count is None: return _absent(claim, f"'{claim.quantity}' has not been counted yet.")
+    kw = dict(interval=count.interval, n=count.n, rests_on=[claim.quantity])
+    have = dict(data=count.data.name, complete=count.data.complete, reencoded=bool(count.data.reencoded)) if count.data else {}
+    # counts of photos survive re-encoding; a row about bytes or pixels asks for `reencoded = false`
     why = unmet_conditions(dict(complete=True)|claim.conditions if claim.conditions else {}, have)
-    if why: return Verdict(claim, 'not comparable', f'Counted on other photos: {_join(why)}.', fact['value'], **kw)
+    if why: return Verdict(claim, 'not comparable', f'Counted on other photos: {_join(why)}.', count.value, **kw)
     if kw['interval'] and claim.relation != '=' and _settle(claim, *kw['interval']) == 'undecided':
-        return Verdict(claim, 'undecided', f"Counted: {fact['how']}; its interval reaches to both sides of {show(claim.value, claim.unit)}.", fact['value'], **kw)
-    return _said(claim, fact['value'], f"Counted: {fact['how']}", **kw)
+        both = f'its interval reaches to both sides of {show(claim.value, claim.unit)}'
+        return Verdict(claim, 'undecided', f"Counted: {count.how}; {both}.", count.value, **kw)
+    return _said(claim, count.value, f"Counted: {count.how}", **kw)
 
 # %% ../../nbs/lib/23_results.claims.ipynb #f6858f7a
 def _last_phase_seconds(run):
     "Median seconds of an epoch of the run's last phase: an epoch of a frozen body is another thing"
-    return statistics.median(e['seconds'] for e in run.epochs if e['phase']==run.epochs[-1]['phase'])
+    return statistics.median(e.seconds for e in run.epochs if e.phase==run.epochs[-1].phase)
 
 # quantity: the part of the data it is measured on, and how to read it off a run
 QUANTITIES = {
-    'valid.first_acc': ('valid', lambda r: r.epochs[0]['valid_acc']),
-    'valid.acc': ('valid', lambda r: r.valid['acc']), 'valid.error': ('valid', lambda r: 1-r.valid['acc']),
-    'test.acc': ('test', lambda r: r.test['acc']), 'test.error': ('test', lambda r: 1-r.test['acc']), 'test.loss': (None, lambda r: r.test and r.test['loss']),
+    'valid.first_acc': ('valid', lambda r: r.epochs[0].valid_acc),
+    'valid.acc': ('valid', lambda r: r.valid.acc), 'valid.error': ('valid', lambda r: 1-r.valid.acc),
+    'test.acc': ('test', lambda r: r.test.acc), 'test.error': ('test', lambda r: 1-r.test.acc), 'test.loss': (None, lambda r: r.test and r.test.loss),
     'epoch_seconds': (None, _last_phase_seconds), 'seconds': (None, lambda r: r.seconds)}
 
-def run_conditions(
-    run, # A Run
-) -> dict: # By the keys that `conditions` may hold
-    "What a claim's conditions are compared with"
-    s,d,w = run.settings, run.data, run.weights
-    return dict(scale=run.scale, arm=run.arm, arch=run.arch, data=d.get('name'), complete=bool(d.get('complete')), recoded=bool(d.get('recoded')),
-                stand_in=bool(d.get('stand_in')), split=d.get('split', {}).get('name'), genuine=w.get('asked')=='random' or bool(w.get('genuine')), per_class=s.get('per_class') or 'all',
-                gpu=(run.machine or {}).get('gpu'), **{o: s.get(o) for o in ('size', 'method', 'bs', 'schedule', 'head', 'augment', 'keep')})
-
-CONDITIONS = 'scale', 'arm', 'arch', 'data', 'complete', 'recoded', 'stand_in', 'split', 'genuine', 'per_class', 'gpu', 'size', 'method', 'bs', 'schedule', 'head', 'augment', 'keep'
-
-_ALWAYS = dict(genuine=True, complete=True, stand_in=False, per_class='all')
+# what a row may ask for: every setting of a run, and what it was made from (see `Run.conditions`)
+CONDITIONS = (*(f.name for f in fields(Config)), 'arm', 'data', 'complete', 'reencoded', 'proxy', 'split', 'official', 'gpu')
+_ALWAYS = dict(official=True, complete=True, proxy=False, per_class='all')
 
 # %% ../../nbs/lib/23_results.claims.ipynb #00f81145
 def _unmet(claim, runs):
     "Conditions that some of `runs` miss, each once"
-    asked = _ALWAYS | claim.conditions
-    return list(dict.fromkeys(o for r in runs for o in unmet_conditions(asked, run_conditions(r))))
+    requested = _ALWAYS | claim.conditions
+    return list(dict.fromkeys(o for r in runs for o in unmet_conditions(requested, r.conditions())))
 
 def _bears_on(claim, run):
     "Another arm is no answer to the claim at all, nor is a CPU where the claim is about a GPU"
-    have = run_conditions(run)
+    have = run.conditions()
     return all(have[k]==claim.conditions[k] if k=='arm' else have[k] for k in ('arm', 'gpu') if k in claim.conditions)
 
 def nearest_runs(
@@ -288,7 +289,7 @@ def nearest_runs(
     return best, _unmet(claim, best)
 
 def _settle(claim, lo, hi):
-    "The verdict of a band against the claim's value and relation"
+    "The verdict of an interval against the claim's value and relation"
     if claim.relation=='=': return 'holds' if lo-1e-9<=claim.value<=hi+1e-9 else 'does not hold'
     ends = {_RELATIONS[claim.relation](o, claim.value) for o in (lo, hi)}
     return 'undecided' if len(ends)==2 else 'holds' if ends.pop() else 'does not hold'
@@ -296,35 +297,38 @@ def _settle(claim, lo, hi):
 def _seeds(k): return f"{k} seed{'s'*(k!=1)}"
 
 def _run_command(c, seeds=3):
-    arch = c.conditions.get('arch')
-    return f"transfer_course run {c.article} --scale {c.conditions.get('scale', 'quick')}" + (f' --arch {arch} --weights imagenet' if arch else '') + f' --seeds {seeds} && transfer_course claims {c.article} --own'
+    scale,arch = c.conditions.get('scale', 'quick'), c.conditions.get('arch')
+    net = f' --arch {arch} --weights imagenet' if arch else ''
+    return f"transfer_course run {c.article} --scale {scale}{net} --seeds {seeds} && transfer_course claims {c.article} --own"
 
 @rule('rate', 'run', ('tolerance', 'conditions'), _run_command)
 def judge_rate(
-    claim:Claim, # Its tolerance is the largest half-width our band may have
+    claim:Claim, # Its tolerance is the largest half-width our interval may have
     runs, # Runs of the chapter
-    facts, # Not used
+    counts, # Not used
 ) -> Verdict:
-    "A rate or another measure, from runs under the claim's own conditions and genuine weights"
+    "A rate or another measure, from runs under the claim's own conditions and official weights"
     near,why = nearest_runs(claim, runs)
     if not near: return _absent(claim, f'No finished run of {claim.article} measures {claim.quantity}.')
     part,read = QUANTITIES[claim.quantity]
-    n = min(effective_n(getattr(r, part)) for r in near) if part else None
+    n = min(getattr(r, part).effective_n for r in near) if part else None
     ours,lo,hi = seed_interval([read(r) for r in near], n)
     seeds, half = len({r.seed for r in near}), (hi-lo)/2
     def say(word, reason): return Verdict(claim, word, reason, ours, (lo, hi), n, seeds, [r.name for r in near])
     if why: return say('not comparable', f'Measured under other conditions: {_join(why)}.')
     if seeds<3: return say('undecided', f'Only {_seeds(seeds)}: three at least show how far a result wanders.')
-    if half>claim.tolerance: return say('undecided', f'Our band of ±{show(half, claim.unit)} is wider than the tolerance of ±{show(claim.tolerance, claim.unit)}.')
+    if half>claim.tolerance:
+        return say('undecided', f'Our interval of ±{show(half, claim.unit)} is wider than the tolerance of ±{show(claim.tolerance, claim.unit)}.')
     word = _settle(claim, lo, hi)
     where = {'holds': 'agrees with', 'does not hold': 'excludes', 'undecided': 'reaches to both sides of'}[word]
-    return say(word, f"Our band over {_seeds(seeds)}{f' and {n:,} photos' if n else ''} {where} the article's {show(claim.value, claim.unit)}.")
+    photos = f' and {n:,} photos' if n else ''
+    return say(word, f"Our interval over {_seeds(seeds)}{photos} {where} the article's {show(claim.value, claim.unit)}.")
 
 rule('measure', 'run', ('tolerance', 'conditions'), _run_command)(judge_rate)
 
 # %% ../../nbs/lib/23_results.claims.ipynb #f1f2389f
 def _both(claim, runs, part):
-    "Experiments in which both arms have finished: the one that unmet_conditions least, then the larger scale, then more seeds"
+    "Experiments in which both arms have finished: the one with the fewest unmet conditions, then the larger scale, then more seeds"
     # 100 photos decide nothing: an order may be judged at `quick`, not at `sample`
     ok = [r for r in runs if r.status=='finished' and getattr(r, part) and r.arm in claim.arms and r.scale!='sample']
     pairs = [g for g in groupby(ok, 'group').values() if {r.arm for r in g}==set(claim.arms)]
@@ -335,35 +339,41 @@ def _sides(claim, runs): # -> (seed to run of the first arm, of the second), or 
     found = _both(claim, runs, QUANTITIES[claim.quantity][0])
     if not found: return _absent(claim, f"No experiment of {claim.article} has finished runs of both {' and '.join(claim.arms)}.")
     sides = tuple({r.seed: r for r in found if r.arm==o} for o in claim.arms)
-    if min(map(len, sides)) > 1 and not sides[0].keys() & sides[1].keys(): return _absent(claim, f"The arms {' and '.join(claim.arms)} share no seed.")
-    if why := _unmet(claim, found): return Verdict(claim, 'not comparable', f'Measured under other conditions: {_join(why)}.', seeds=max(map(len, sides)), rests_on=[r.name for r in found])
+    if min(map(len, sides)) > 1 and not sides[0].keys() & sides[1].keys():
+        return _absent(claim, f"The arms {' and '.join(claim.arms)} share no seed.")
+    if why := _unmet(claim, found):
+        kw = dict(seeds=max(map(len, sides)), rests_on=[r.name for r in found])
+        return Verdict(claim, 'not comparable', f'Measured under other conditions: {_join(why)}.', **kw)
     return sides
 
 def _behind(a, b, part):
     "The runs that a comparison has to let finish: those of the arm behind. The one ahead would only win by more"
-    lead = statistics.fmean(getattr(r, part)['acc'] for r in a) - statistics.fmean(getattr(r, part)['acc'] for r in b)
+    lead = statistics.fmean(getattr(r, part).acc for r in a) - statistics.fmean(getattr(r, part).acc for r in b)
     return b if lead > 0 else a if lead < 0 else a+b
 
 def _unfinished(runs):
-    "Why some of these arms can't be said to have shown what they can; None where all have. A probe is fitted to the end"
-    left = [r for r in runs if 'probe' not in r.arm and not r.plateaued()]
+    "Why some of these arms can't be said to have shown what they can; None where all have. A linear probe is fitted to the end"
+    left = [r for r in runs if not r.arm.endswith('linear_probe') and not r.plateaued()]
     if not left: return None
-    arms,short = sorted({r.arm for r in left}), max(len(r.epochs) for r in left) < 8
-    what = 'had fewer than eight epochs, too few to tell whether the curve had stopped rising' if short else ('were' if len(arms) > 1 else 'was') + ' still improving when stopped'
-    return f"The arm{'s'*(len(arms) > 1)} {' and '.join(arms)} {what}: a net stopped early loses by construction."
+    arms = sorted({r.arm for r in left})
+    many = len(arms) > 1
+    what = ('were' if many else 'was') + ' still improving when stopped'
+    if max(len(r.epochs) for r in left) < 8: what = 'had fewer than eight epochs, too few to tell whether the curve had stopped rising'
+    return f"The arm{'s'*many} {' and '.join(arms)} {what}: a net stopped early loses by construction."
 
 @rule('ordering', 'run', ('arms',), _run_command)
 def judge_ordering(
     claim:Claim, # With `arms`, the one said to be ahead first
     runs, # Runs of the chapter
-    facts, # Not used
+    counts, # Not used
     plateau:bool=True, # Only where the arm behind has stopped rising
 ) -> Verdict:
     "Is one arm ahead of the other? Only where the one behind has plateaued and the paired interval leaves zero out"
     sides = _sides(claim, runs)
     if isinstance(sides, Verdict): return sides
     a,b = (list(o.values()) for o in sides)
-    seeds = max(map(len, sides)) if min(map(len, sides)) == 1 else len(sides[0].keys() & sides[1].keys()) # a probe has one run, for all seeds
+    shared = sides[0].keys() & sides[1].keys()
+    seeds = max(map(len, sides)) if min(map(len, sides)) == 1 else len(shared) # a linear probe has one run, for all seeds
     kw = dict(seeds=seeds, rests_on=[r.name for r in a+b])
     def say(word, reason): return Verdict(claim, word, reason, **kw)
     part,_ = QUANTITIES[claim.quantity]
@@ -374,34 +384,36 @@ def judge_ordering(
     if plateau and word == 'undecided' and (why := _unfinished(a+b)): return say('not measured', why)
     kw.update(ours=d['diff'], interval=(d['lo'], d['hi']), n=d['n'])
     at = f"scale {a[0].scale}" + ('' if plateau else f", after {len(a[0].epochs)} epochs each")
-    return say(word, f"Judged at {at}: {claim.arms[0]} less {claim.arms[1]} is {show(d['diff'], 'difference')} over {_seeds(seeds)}, paired photo by photo.")
+    diff = show(d['diff'], 'difference')
+    return say(word, f"Judged at {at}: {claim.arms[0]} less {claim.arms[1]} is {diff} over {_seeds(seeds)}, paired photo by photo.")
 
 @rule('budget', 'run', ('arms',), _run_command)
 def judge_budget(
     claim:Claim, # As for `judge_ordering`
     runs, # Runs of the chapter
-    facts, # Not used
+    counts, # Not used
 ) -> Verdict:
     "Is one arm ahead of the other after the same few epochs? Such a claim is about the budget, so nobody need have plateaued"
-    return judge_ordering(claim, runs, facts, plateau=False)
+    return judge_ordering(claim, runs, counts, plateau=False)
 
 # %% ../../nbs/lib/23_results.claims.ipynb #f640607e
 def _stable(run):
-    return stable_after([e['valid_acc'] for e in run.epochs]) or len(run.epochs)+1
+    return stable_after([e.valid_acc for e in run.epochs]) or len(run.epochs)+1
 
-def _settled(run):
-    return epochs_to_converge([e['valid_acc'] for e in run.epochs], run.valid['n']) or len(run.epochs)+1
+def _converged(run):
+    return epochs_to_converge([e.valid_acc for e in run.epochs], run.valid.n) or len(run.epochs)+1
 
-def _least_loss(run): return min(run.epochs, key=lambda e: e['valid_loss'])['epoch']+1
+def _least_loss(run): return min(run.epochs, key=lambda e: e.valid_loss).epoch+1
 
-QUANTITIES |= {'stable_after': ('valid', _stable), 'epochs_to_converge': ('valid', _settled), 'least_loss_after': ('valid', _least_loss)} # epochs
+# in epochs
+QUANTITIES |= {'stable_after': ('valid', _stable), 'epochs_to_converge': ('valid', _converged), 'least_loss_after': ('valid', _least_loss)}
 SEEDS_SOONER = 5
 
 @rule('sooner', 'run', ('arms',), partial(_run_command, seeds=SEEDS_SOONER))
 def judge_sooner(
     claim:Claim, # With `arms`, the one said to be sooner first; its value is a ratio of epochs
     runs, # Runs of the chapter
-    facts, # Not used
+    counts, # Not used
 ) -> Verdict:
     "Does one arm need fewer epochs than the other, in each seed?"
     sides = _sides(claim, runs)
@@ -410,12 +422,16 @@ def judge_sooner(
     early,late = ({seed: read(r) for seed,r in o.items()} for o in sides)
     seeds,found = sorted(set(early) & set(late)), [r for o in sides for r in o.values()]
     mean,lo,hi = (math.exp(o) for o in mean_interval([math.log(late[k]/early[k]) for k in seeds]))
-    kw = dict(ours=mean, interval=None if math.isnan(lo) else (lo, hi), seeds=len(seeds), n=min(effective_n(getattr(r, part)) for r in found), rests_on=[r.name for r in found])
-    told = '; '.join(f'{early[k]} and {late[k]}' for k in seeds)
+    kw = dict(ours=mean, interval=None if math.isnan(lo) else (lo, hi), seeds=len(seeds), n=min(getattr(r, part).effective_n for r in found),
+              rests_on=[r.name for r in found])
     sooner = sum(early[k] < late[k] for k in seeds)
-    def say(word, more=''): return Verdict(claim, word, f"{claim.arms[0]} was sooner in {sooner} of {_seeds(len(seeds))}{more}. Epochs of {' and '.join(claim.arms)}, seed by seed: {told}; judged at scale {found[0].scale}.{' '+claim.note if claim.note else ''}", **kw)
-    if len(seeds) < SEEDS_SOONER: return say('undecided', f", and {SEEDS_SOONER} at least are asked for" + (': three of three falls by chance one time in eight' if sooner == len(seeds) == 3 else ''))
-    return say('holds' if sooner == len(seeds) else 'does not hold')
+    reason = f"{claim.arms[0]} was sooner in {sooner} of {_seeds(len(seeds))}"
+    told = (f"Epochs of {' and '.join(claim.arms)}, seed by seed: {'; '.join(f'{early[k]} and {late[k]}' for k in seeds)}; "
+            f"judged at scale {found[0].scale}.{_note(claim)}")
+    if len(seeds) >= SEEDS_SOONER: return Verdict(claim, 'holds' if sooner == len(seeds) else 'does not hold', f'{reason}. {told}', **kw)
+    reason += f', and {SEEDS_SOONER} at least are asked for'
+    if sooner == len(seeds) == 3: reason += ': three of three falls by chance one time in eight'
+    return Verdict(claim, 'undecided', f'{reason}. {told}', **kw)
 
 # %% ../../nbs/lib/23_results.claims.ipynb #5053134d
 _KEYS = [f.name for f in fields(Claim)]
@@ -438,7 +454,10 @@ def _check(row):
         kind = _KINDS.get(k, 'text')
         if not _is(v, kind): return f"'{k}' is {v!r}, and a {kind} is wanted."
     if row['rule'] not in RULES: return str(unknown('rule', row['rule'], RULES))
-    r = RULES[row['rule']]
+    return _check_by_rule(row, RULES[row['rule']])
+
+def _check_by_rule(row, r):
+    "Likewise, of what its rule makes of the row"
     if row['how']!=r.how: return f"'how' is '{row['how']}', but the rule '{row['rule']}' judges by '{r.how}'."
     for k in r.needs:
         if k not in row: return f"The key '{k}' is missing: the rule '{row['rule']}' can't judge without it. A tolerance is set before the run."
@@ -446,9 +465,8 @@ def _check(row):
     if r.how=='run' and row['quantity'] not in QUANTITIES: return str(unknown('measure of runs', row['quantity'], QUANTITIES))
     for k in row.get('conditions', {}):
         if k not in CONDITIONS: return str(unknown('condition', k, CONDITIONS))
-    if 'formula' in row:
-        try: evaluate(row['formula'], row.get('given', {}))
-        except CourseError as e: return str(e)
+    try: evaluate(row.get('formula', '0'), row.get('given', {}))
+    except CourseError as e: return str(e)
 
 def read_claims(
     path:str|Path|None=None, # A TOML file; None reads the course's own
@@ -466,7 +484,10 @@ def _parsed(name:str, text:str) -> tuple: # Of `Claim`
     except tomllib.TOMLDecodeError as e: raise CourseError(f"{name} is damaged: {e}. It was cut short or edited.") from None
     other = [k for k,v in rows.items() if k!='claim' or not isinstance(v, list)]
     if other: raise CourseError(f"{name} may hold tables [[claim]] only, and there is '{other[0]}'.")
-    rows = rows.get('claim', [])
+    return tuple(_numbered(name, text, rows.get('claim', [])))
+
+def _numbered(name, text, rows): # -> claims, one after the other
+    "Each row as a claim; what is wrong with one is told with its line"
     lines = [i for i,l in enumerate(text.splitlines(), 1) if re.match(r'\s*\[\[\s*claim\s*\]\]', l)]
     seen = {}
     for line,row in zip(lines, rows):
@@ -474,20 +495,20 @@ def _parsed(name:str, text:str) -> tuple: # Of `Claim`
         if wrong := _check(row): raise CourseError(f'{where}: {wrong}')
         if row['id'] in seen: raise CourseError(f"{where}: the id stands at line {seen[row['id']]} already. Each claim has its own.")
         seen[row['id']] = line
-    return tuple(Claim(**row) for row in rows)
+        yield Claim(**row)
 
 # %% ../../nbs/lib/23_results.claims.ipynb #c38e13bf
 def judge(
     claim:Claim, # A row
     runs=(), # Runs of its chapter
-    facts:dict|None=None, # As from `load_counts`
+    counts:dict|None=None, # As from `load_counts`
 ) -> Verdict: # By the row's own rule
-    "What these runs and facts say to this claim"
-    return RULES[claim.rule].judge(claim, runs, facts)
+    "What these runs and counts say to this claim"
+    return RULES[claim.rule].judge(claim, runs, counts)
 
 def board(
     chapter:str|None=None, # None for all
-    own:bool=False, # The reader's own runs and facts too
+    own:bool=False, # The reader's own runs and counts too
 ) -> list: # Of `Verdict`, in the order of the file
     "Every claim with its verdict"
     claims = read_claims()
@@ -502,13 +523,18 @@ def tally(
     "How many claims came out which way"
     return {o: sum(v.verdict==o for v in board) for o in VERDICTS}
 
+def _block(v):
+    "One verdict for a terminal"
+    word = v.verdict.upper() if v.verdict=='does not hold' else v.verdict
+    lines = [f'{v.claim.id:15} {word}', f'{v.claim.says}: {v.article}', *[f'ours: {v.figure}']*bool(v.figure), v.reason, f'to reproduce: {v.command}']
+    return '\n    '.join(lines)
+
 def board_text(
     board, # As from `board`
 ) -> str: # For a terminal: a block a claim, the count at the end
     "The board in words"
-    blocks = [f"{v.claim.id:15} {v.verdict.upper() if v.verdict=='does not hold' else v.verdict}\n    {v.claim.says}: {v.article}\n"
-              + (f'    ours: {v.figure}\n' if v.figure else '') + f'    {v.reason}\n    again: {v.command}' for v in board]
-    return '\n\n'.join(blocks + [f'{len(blocks)} claims: ' + ', '.join(f'{o} {n}' for o,n in tally(board).items() if n) + '.'])
+    count = ', '.join(f'{o} {n}' for o,n in tally(board).items() if n)
+    return '\n\n'.join([*map(_block, board), f'{len(board)} claims: {count}.'])
 
 def article_figure(
     chapter:str, # Such as 'flowers'
@@ -524,39 +550,34 @@ def article_figure(
 # %% ../../nbs/lib/23_results.claims.ipynb #2880b6ed
 @dataclass
 class Stale:
-    "A committed result that other code made than what is here now"
-    file:str # Below `data/results`
-    commit:str|None # The commit it was made at
-    changed:list # Modules that differ
-    gone:list # Modules that are no more
+    "A result that today's code would not make again"
+    file:str # Below the folder of results
+    name:str # Of the run, study, count or bench
+    commit:str|None # It was made at
+    versions:list # Training versions since then that concern it
 
     def __str__(self):
-        parts = [f"{', '.join(self.changed)} changed"]*bool(self.changed) + [f"{', '.join(self.gone)} is gone"]*bool(self.gone)
-        return f"{self.file}: {' and '.join(parts)} since commit {self.commit or 'unknown'}"
-
-    @property
-    def name(self) -> str: return Path(self.file).stem
+        since = ' and '.join(map(str, self.versions))
+        return f"{self.name} ({self.file}): made at commit {self.commit or 'unknown'}, before training version {since}"
 
     def to_dict(self) -> dict: return asdict(self)
 
-def _table(x) -> dict: return x if isinstance(x, dict) else {}
-
-def _made(own):
-    "File and code of each result that says which code made it: a run, facts, a study, or a bench, which keeps one result a kind of processor"
-    for root in [results_path()] + [runs_path()]*own:
-        for p in sorted(p for folder in ('*', '*/studies') for p in root.glob(f'{folder}/[!.]*.json')): # what a killed process left begins with a dot
-            d = read_json(p)
-            for o in [d, *d.values(), *_table(d.get('facts')).values()] if isinstance(d, dict) else []: # a fact that was kept from an earlier count has its own
-                if isinstance(o, dict) and isinstance(o.get('code'), dict) and isinstance(o['code'].get('modules'), dict): yield p.relative_to(root).as_posix(), o['code']
+def roads(
+    record # A `Run`, `Study`, `Count`, `Bench` or `ExternalTest`
+) -> set: # Words that `TRAINING_VERSIONS` may name
+    "The ways through the code that made a result"
+    kind = type(record).__name__.lower()
+    if not isinstance(record, Run): return {kind, *(getattr(record, k, '') for k in ('name', 'key', 'source'))}
+    c = record.config
+    settings = {f.name for f in fields(c) if getattr(c, f.name) != f.default} # such as `ema`
+    policies = {p.policy for p in c.schedule.phases}
+    return {kind, record.arm, c.target, c.opt, c.head, record.numerics.get('train')} | settings | policies
 
 def stale(
-    own:bool=False, # The reader's own runs too
+    own:bool=False, # The reader's own results too
+    changes:dict=TRAINING_VERSIONS, # As `outdated` takes it
 ) -> list: # Of `Stale`
-    "Results whose modules have changed since"
-    made = list(_made(own))
-    names = {m for _,code in made for m in code['modules']}
-    here = [m for m in names if importlib.util.find_spec(f'transfer_course.{m}')]
-    now = code_state(here)['modules'] if here else {}
-    rows = [Stale(f, code.get('commit'), [m for m,h in code['modules'].items() if m in now and now[m]!=h],
-                  [m for m in code['modules'] if m not in now]) for f,code in made]
-    return list({str(r): r for r in rows if r.changed or r.gone}.values())
+    "Results that a later training version concerns"
+    made = [o for root in (False, True)[:1+own] for o in every_result(root) if o[1].code]
+    rows = [Stale(file, ' '.join(key_of(o)), o.code.commit, outdated(o.code, roads(o), changes)) for file,o in made]
+    return [r for r in rows if r.versions]

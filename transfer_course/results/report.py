@@ -9,7 +9,8 @@ __all__ = ['ARM_COLORS', 'ARTICLE_COLOR', 'VERDICT_MARKS', 'STYLE', 'use_style',
            'plot_board', 'probabilities', 'plot_reliability', 'plot_cost']
 
 # %% ../../nbs/lib/24_results.report.ipynb #cd788498
-import functools, itertools, statistics, textwrap
+import functools, io, itertools, statistics, textwrap
+from html import escape
 from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,22 +19,23 @@ from fastcore.basics import groupby
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
-import json, os
-from itertools import product
 from ..core import *
 from ..stats import *
 from ..data.pictures import *
 from ..data.sets import *
-from .provenance import *
+from .config import *
 from .store import *
 from .claims import *
 
 # %% ../../nbs/lib/24_results.report.ipynb #b536f2a9
-ARM_COLORS = {'pretrained': '#0072B2', 'random': '#D55E00', 'probe': '#009E73', 'random-probe': '#CC79A7', 'frozen': '#56B4E9', 'random-frozen': '#E69F00'}
+ARM_COLORS = {'pretrained': '#0072B2', 'random': '#D55E00', 'linear_probe': '#009E73', 'random-linear_probe': '#CC79A7',
+              'frozen': '#56B4E9', 'random-frozen': '#E69F00'}
 ARTICLE_COLOR = '#555555'
-VERDICT_MARKS = {'holds': ('#009E73', '✓'), 'does not hold': ('#D55E00', '✗'), 'undecided': ('#E69F00', '?'), 'not comparable': ('#56B4E9', '≠'), 'not measured': ('#999999', '–')}
-STYLE = {'font.size': 9, 'axes.titlesize': 9, 'axes.titlelocation': 'left', 'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True, 'grid.alpha': 0.25,
-         'grid.linewidth': 0.6, 'lines.linewidth': 1.6, 'legend.frameon': False, 'legend.fontsize': 8.5, 'figure.dpi': 110, 'savefig.dpi': 150, 'font.family': 'DejaVu Sans'}
+VERDICT_MARKS = {'holds': ('#009E73', '✓'), 'does not hold': ('#D55E00', '✗'), 'undecided': ('#E69F00', '?'),
+                 'not comparable': ('#56B4E9', '≠'), 'not measured': ('#999999', '–')}
+STYLE = {'font.size': 9, 'axes.titlesize': 9, 'axes.titlelocation': 'left', 'axes.spines.top': False, 'axes.spines.right': False,
+         'axes.grid': True, 'grid.alpha': 0.25, 'grid.linewidth': 0.6, 'lines.linewidth': 1.6, 'legend.frameon': False,
+         'legend.fontsize': 8.5, 'figure.dpi': 110, 'savefig.dpi': 150, 'font.family': 'DejaVu Sans'}
 
 def use_style():
     "Take the course's style for your own figures too"
@@ -67,19 +69,26 @@ def _some(runs, what):
 def _weights(run):
     "Whose weights a run began from, in a few words"
     w = run.weights
-    if w['asked']=='random': return 'none (random)'
-    return w['asked'] if w['genuine'] else f"{w['asked']} (not the genuine ones)"
+    if w.requested=='random': return 'none (random)'
+    return w.requested if w.official else f"{w.requested} (not the official ones)"
 
 def _count(n, what): return f"{n:,} {what}{'s'*(n!=1)}"
 
-def _things(info):
+def _things(source):
     "What a data set holds"
-    return 'pictures' if info.get('source') == 'made by program' else 'photos'
+    return 'pictures' if source == 'made by program' else 'photos'
 
 def _size(run):
     "Pixels: of a side, or width and height"
-    size = run.settings['size']
-    return f'{size[1]} × {size[0]} px' if isinstance(size, list) else f'{size} px'
+    size = run.config.size
+    return f'{size[1]} × {size[0]} px' if isinstance(size, tuple) else f'{size} px'
+
+def _photos(runs):
+    "The data set of some runs and its parts, in a few words"
+    data,trained = runs[0].data, sorted({r.data.split.train for r in runs})
+    span = ' to '.join(f'{o:,}' for o in dict.fromkeys((trained[0], trained[-1])))
+    how = f', {data.reencoded}' if data.reencoded else ''
+    return f"{data.name}: {span} training, {data.split.valid:,} validation and {data.split.test:,} test {_things(data.source)}{how}"
 
 def caption(
     runs, # What the figure shows
@@ -87,16 +96,14 @@ def caption(
 ) -> str: # One paragraph
     "What stands under a figure"
     runs = _some(runs, 'a caption')
-    said = list(dict.fromkeys(_weights(r) for r in runs if r.weights['asked']!='random'))
-    split, data = runs[0].data['split'], runs[0].data
-    photos = sorted({r.data['split']['train'] for r in runs})
-    trained = f'{photos[0]:,}' if len(photos)==1 else f'{photos[0]:,} to {photos[-1]:,}'
-    parts = [f"Scale {', '.join(dict.fromkeys(r.scale for r in runs))}", _count(len({r.seed for r in runs}), 'seed'), ', '.join(dict.fromkeys(r.net for r in runs))]
-    if said: parts.append(f"weights: {', '.join(said)}")
-    parts.append(f"{data['name']}: {trained} training, {split['valid']:,} validation and {split['test']:,} test {_things(data)}" + (f", {data['recoded']}" if data.get('recoded') else ''))
+    weights = list(dict.fromkeys(_weights(r) for r in runs if r.weights.requested!='random'))
+    parts = [f"Scale {', '.join(dict.fromkeys(r.scale for r in runs))}", _count(len({r.seed for r in runs}), 'seed'),
+             ', '.join(dict.fromkeys(r.net for r in runs))]
+    if weights: parts.append(f"weights: {', '.join(weights)}")
+    parts.append(_photos(runs))
     unfinished = sum(r.status!='finished' for r in runs)
     if unfinished: parts.append(f'{_count(unfinished, "run")} not finished')
-    if data.get('stand_in'): parts.append(f"STAND-IN: {data['stand_in']}")
+    if runs[0].data.proxy: parts.append(f"PROXY: {runs[0].data.proxy}")
     return '. '.join(['; '.join(parts), *more]) + '.'
 
 def caption_below(
@@ -117,7 +124,7 @@ def _figure(width, height):
 def _part(runs):
     "'test' once all finished runs have opened it, else 'valid'"
     done = [r for r in runs if r.status=='finished']
-    return 'test' if done and all(r.d.get('test') for r in done) else 'valid'
+    return 'test' if done and all(r.test for r in done) else 'valid'
 
 def _about(values, unit='', digits=0):
     "Mean of some numbers as text"
@@ -125,14 +132,17 @@ def _about(values, unit='', digits=0):
 
 def _row(runs, part, article):
     "One line of the table: the seeds of one arm"
-    done = [r for r in runs if r.status=='finished' and r.d.get(part)]
-    n = min((effective_n(r.d[part]) for r in done), default=0)
-    mean,lo,hi = seed_interval([r.d[part]['acc'] for r in done], n) if done else (None,)*3
-    seeds = f'{len(done)}' if len(done)==len(runs) else f'{len(done)} of {len(runs)}'
-    texts = [r.d[part]['text']['acc'] for r in done if 'text' in r.d[part]] # where texts are read, the accuracy beside it is that of characters
-    return {'arm': runs[0].arm, 'net': runs[0].net, 'weights': _weights(runs[0]), 'accuracy': f'{100*mean:.1f} %' if done else '–',
-            'interval': f'{100*lo:.1f}–{100*hi:.1f} %' if done else '–', **({'whole texts': _about([100*o for o in texts], ' %', 1)} if texts else {}), 'photos': n or '–', 'seeds': seeds, 'epochs': _about([len(r.epochs) for r in runs]),
-            'seconds': _about([r.seconds for r in done if r.seconds is not None]), 'article': show(article, 'rate') or '–'}
+    done = [r for r in runs if r.status=='finished' and getattr(r, part)]
+    scores = [getattr(r, part) for r in done]
+    n = min((o.effective_n for o in scores), default=0)
+    mean,lo,hi = seed_interval([o.acc for o in scores], n) if done else (None,)*3
+    texts = [100*o.text.acc for o in scores if o.text] # where texts are read, the accuracy beside it is that of characters
+    return {'arm': runs[0].arm, 'net': runs[0].net, 'weights': _weights(runs[0]),
+            'accuracy': f'{100*mean:.1f} %' if done else '–', 'interval': f'{100*lo:.1f}–{100*hi:.1f} %' if done else '–',
+            **({'whole texts': _about(texts, ' %', 1)} if texts else {}),
+            'photos': n or '–', 'seeds': f'{len(done)}' if len(done)==len(runs) else f'{len(done)} of {len(runs)}',
+            'epochs': _about([len(r.epochs) for r in runs]), 'seconds': _about([r.seconds for r in done if r.seconds is not None]),
+            'article': show(article, 'rate') or '–'}
 
 def compare_table(
     runs, # Of one chapter; unfinished ones are counted, not averaged
@@ -146,7 +156,7 @@ def compare_table(
     said = {arm: article_figure(runs[0].chapter, part, arm) if article is None else article for arm in _arms(runs)}
     rows = [_row([r for r in group if r.arm==arm], part, said[arm]) for group in groupby(runs, 'group').values() for arm in _arms(group)]
     word = 'test' if part=='test' else 'validation'
-    table = pd.DataFrame(rows).rename(columns={'accuracy': f'{word} accuracy', 'photos': f'{word} {_things(runs[0].data)}'})
+    table = pd.DataFrame(rows).rename(columns={'accuracy': f'{word} accuracy', 'photos': f'{word} {_things(runs[0].data.source)}'})
     table.attrs['part'] = part
     return table
 
@@ -158,8 +168,9 @@ def _series(runs, x, key):
     out = []
     for e in range(max(len(r.epochs) for r in runs)):
         rows = [r.epochs[e] for r in runs if len(r.epochs)>e]
-        ys = [o[key]*(100 if key.endswith('acc') else 1) for o in rows]
-        out.append((e+1 if x=='epoch' else statistics.fmean(o['total_seconds'] for o in rows), statistics.fmean(ys), min(ys), max(ys)))
+        ys = [getattr(o, key)*(100 if key.endswith('acc') else 1) for o in rows]
+        at = e+1 if x=='epoch' else statistics.fmean(o.total_seconds for o in rows)
+        out.append((at, statistics.fmean(ys), min(ys), max(ys)))
     return zip(*out)
 
 def _article_lines(runs, article=None): # Arm (None: no arm in particular) to accuracy
@@ -175,8 +186,8 @@ def _draw_curves(ax, runs, x, y, article):
         if not mine: continue
         for part,style in (('train', ':'), ('valid', '-')):
             xs,mean,lo,hi = _series(mine, x, f'{part}_{y}')
-            # an arm of one epoch (a probe) has no line to draw
-            ax.plot(xs, mean, style, color=color, lw=1.3 if part=='train' else 2, marker=('o' if part=='valid' else '.') if len(xs)==1 else None)
+            dot = ('o' if part=='valid' else '.') if len(xs)==1 else None # an arm of one epoch (a linear probe) has no line to draw
+            ax.plot(xs, mean, style, color=color, lw=1.3 if part=='train' else 2, marker=dot)
             if len(mine)>1 and part=='valid': ax.fill_between(xs, lo, hi, color=color, alpha=0.18, lw=0)
     for arm,a in article.items(): ax.axhline(100*a, color=arm_color(arm) if arm else ARTICLE_COLOR, ls='--', lw=1.2)
     ax.set(xlabel=_AXES[x], ylabel=_AXES[y])
@@ -185,9 +196,12 @@ def _draw_curves(ax, runs, x, y, article):
 
 def _curve_legend(fig, runs, article, width):
     "Colours are arms, styles are parts"
-    keys = [Line2D([], [], color=arm_color(a), lw=2, label=a) for a in _arms(runs)]
-    keys += [Line2D([], [], color='black', lw=2, label='validation'), Line2D([], [], color='black', ls=':', lw=1.3, label='training')]
-    keys += [Line2D([], [], color=arm_color(arm) if arm else ARTICLE_COLOR, ls='--', lw=1.2, label=f"article, {arm or 'validation'}: {show(a, 'rate')}") for arm,a in article.items()]
+    def line(**kw): return Line2D([], [], **kw)
+    keys = [line(color=arm_color(a), lw=2, label=a) for a in _arms(runs)]
+    keys += [line(color='black', lw=2, label='validation'), line(color='black', ls=':', lw=1.3, label='training')]
+    for arm,a in article.items():
+        label = f"article, {arm or 'validation'}: {show(a, 'rate')}"
+        keys.append(line(color=arm_color(arm) if arm else ARTICLE_COLOR, ls='--', lw=1.2, label=label))
     fig.legend(handles=keys, loc='outside upper left', ncols=min(len(keys), int(width/1.1)), handlelength=2, columnspacing=1.4)
 
 @_styled
@@ -220,7 +234,7 @@ def plot_curves(
 def _photos_a_class(n, runs):
     "The key of `runs_by_n` as a number; 'all' is worked out from the split"
     if isinstance(n, (int, float)): return n
-    return runs[0].data['split']['train'] / len(runs[0].settings['classes'])
+    return runs[0].data.split.train / len(runs[0].classes)
 
 @_styled
 def plot_learning_curve(
@@ -228,21 +242,23 @@ def plot_learning_curve(
     part:str='valid', # 'valid' or 'test'
 ): # -> Figure
     "Accuracy of each arm against the number of training photos"
-    points = {_photos_a_class(n, rs): (n, [r for r in rs if r.status=='finished' and r.d.get(part)]) for n,rs in runs_by_n.items() if rs}
+    def answered(runs): return [r for r in runs if r.status=='finished' and getattr(r, part)]
+    points = {_photos_a_class(n, rs): (n, answered(rs)) for n,rs in runs_by_n.items() if rs}
     every = [r for _,rs in points.values() for r in rs]
     if not every: raise CourseError("There is no learning curve to draw: none of these runs has finished, or none has answered that part.")
     fig = _figure(6.4, 4.4)
     ax = fig.subplots()
     for i,arm in enumerate(_arms(every)):
         rows = []
-        for x,(n,rs) in sorted(points.items()):
-            mine = [r for r in rs if r.arm==arm]
-            if mine: rows.append((x*1.03**i, *seed_interval([r.d[part]['acc'] for r in mine], min(r.d[part]['n'] for r in mine))))
+        for x,(_,rs) in sorted(points.items()):
+            mine = [getattr(r, part) for r in rs if r.arm==arm]
+            if mine: rows.append((x*1.03**i, *seed_interval([o.acc for o in mine], min(o.n for o in mine))))
         x,mean,lo,hi = (100*np.array(o) if k else np.array(o) for k,o in enumerate(zip(*rows)))
         ax.errorbar(x, mean, [mean-lo, hi-mean], color=arm_color(arm), marker='os^Dv'[i%5], capsize=3, label=arm)
     ax.set_xscale('log')
-    ax.xaxis.set_major_locator(FixedLocator(sorted(points))); ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xticklabels([f'all\n({x:,.0f})' if not isinstance(points[x][0], (int, float)) else f'{x:g}' for x in sorted(points)])
+    ax.xaxis.set_major_locator(FixedLocator(sorted(points)))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xticklabels([f'{x:g}' if isinstance(points[x][0], (int, float)) else f'all\n({x:,.0f})' for x in sorted(points)])
     ax.set(xlabel='training photos a class', ylabel=f"{'test' if part=='test' else 'validation'} accuracy (%)")
     fig.legend(loc='outside upper left', ncols=4)
     caption_below(fig, caption(every, 'Bars: 95 % for the photos, two standard deviations of the seeds on either side'))
@@ -257,25 +273,27 @@ def _seeds(runs):
 def _first_of_each_arm(runs):
     "The finished run of the lowest seed, for each arm"
     done = [r for r in runs if r.status=='finished']
-    if not done: raise CourseError("There are no answers to draw from: none of these runs has finished.")
+    if not done: raise CourseError("There are no predictions to draw from: none of these runs has finished.")
     return [min((r for r in done if r.arm==arm), key=lambda r: r.seed) for arm in _arms(done)]
 
-def _answers(run, part):
-    "A run's answers to one part"
-    rows = run.answers()
+def _predictions(run, part):
+    "A run's predictions for one part"
+    rows = run.predictions()
     rows = rows[rows.part==part]
-    if not len(rows): raise CourseError(f"{run.name} holds no answers for the part '{part}': the test part is opened once all runs have ended.")
+    if not len(rows): raise CourseError(f"{run.name} holds no predictions for the part '{part}': the test part is opened once all runs have ended.")
     return rows
 
-def _draw_confusion(fig, ax, run, rows, classes):
+def _draw_confusion(ax, run, rows, classes):
     "One matrix"
     counts = pd.crosstab(rows.target, rows.pred).reindex(index=classes, columns=classes, fill_value=0).to_numpy()
     share = counts/np.maximum(counts.sum(1, keepdims=True), 1)
     ax.imshow(share, cmap=LinearSegmentedColormap.from_list('arm', ['white', arm_color(run.arm)]), vmin=0, vmax=1)
-    for i in range(len(classes)) if len(classes)<=20 else ():
-        for j in range(len(classes)):
-            if counts[i,j]: ax.text(j, i, counts[i,j], ha='center', va='center', fontsize=8 if len(classes)<=10 else 5, color='white' if share[i,j]>.55 else 'black')
-    ax.set_xticks(range(len(classes)), classes, rotation=45, ha='right', rotation_mode='anchor'); ax.set_yticks(range(len(classes)), classes)
+    if len(classes) <= 20:
+        size = 8 if len(classes) <= 10 else 5
+        for i,j in zip(*counts.nonzero()):
+            ax.text(j, i, counts[i,j], ha='center', va='center', fontsize=size, color='white' if share[i,j]>.55 else 'black')
+    ax.set_xticks(range(len(classes)), classes, rotation=45, ha='right', rotation_mode='anchor')
+    ax.set_yticks(range(len(classes)), classes)
     ax.set(xlabel='taken for', ylabel='shows', title=f'{run.arm}: {(rows.target==rows.pred).sum():,} of {len(rows):,} right')
     ax.grid(False)
 
@@ -285,12 +303,12 @@ def plot_confusion(
     part:str='valid', # 'valid' or 'test'
 ): # -> Figure
     "What is taken for what"
-    runs = _first_of_each_arm([runs] if hasattr(runs, 'answers') else _some(runs, 'a confusion matrix'))
+    runs = _first_of_each_arm([runs] if isinstance(runs, Run) else _some(runs, 'a confusion matrix'))
     fig = _figure(1.2+3.7*len(runs), 4.6)
     for ax,run in zip(fig.subplots(1, len(runs), squeeze=False)[0], runs):
-        rows = _answers(run, part)
-        _draw_confusion(fig, ax, run, rows, sorted(set(rows.target)|set(rows.pred)))
-    caption_below(fig, caption(runs, f"Answers to the {_word(part)} {_things(runs[0].data)}, {_seeds(runs)}"))
+        rows = _predictions(run, part)
+        _draw_confusion(ax, run, rows, sorted(set(rows.target)|set(rows.pred)))
+    caption_below(fig, caption(runs, f"Predictions for the {_word(part)} {_things(runs[0].data.source)}, {_seeds(runs)}"))
     return fig
 
 # %% ../../nbs/lib/24_results.report.ipynb #95ae33fa
@@ -300,7 +318,7 @@ def most_wrong(
     part:str='valid', # 'valid' or 'test'
 ) -> pd.DataFrame: # name, target, pred, p (probability of the wrong class), the surest first
     "The photos that a run got wrong with most confidence"
-    rows = _answers(run, part)
+    rows = _predictions(run, part)
     if 'place' in rows: rows = _texts(rows)
     rows = rows[rows.target!=rows.pred].copy()
     if 'p' not in rows: rows['p'] = [rows.at[i, f'p_{pred}'] for i,pred in rows.pred.items()]
@@ -333,14 +351,15 @@ def _wrong_pictures(fig, runs, ds, k, part):
     "Rows of pictures for all arms; returns what the caption must add"
     wrong = [most_wrong(r, k, part) for r in runs]
     if gone := [o for rows in wrong for o in rows.name if not (ds.path/o).exists()]:
-        raise CourseError(f"The photo {gone[0]} of these runs is not in {ds.name}: the runs answered another set of photos.")
+        raise CourseError(f"The photo {gone[0]} of these runs is not in {ds.name}: the runs are of another set of photos.")
     axs = fig.subplots(len(runs), max(k, 1), squeeze=False, height_ratios=[1 if len(o) else .15 for o in wrong])
     for row,run,rows in zip(axs, runs, wrong): _draw_wrong(row, run, rows, ds)
     names = dict.fromkeys(o for rows in wrong for o in rows.name)
     known = [ds.credits[o] for o in names if ds.credits.get(o, {}).get('author')]
     more = [f"Photos: {_credit(known)}"]*bool(known)
-    if len(known)<len(names) and _things(ds.info)=='photos': more.append(f'{_count(len(names)-len(known), "photographer")} not known')
-    return [f"The {_word(part)} {_things(ds.info)} that each arm ({_seeds(runs)}) got wrong with most confidence", *more]
+    things = _things(ds.info.get('source'))
+    if len(known)<len(names) and things=='photos': more.append(f'{_count(len(names)-len(known), "photographer")} not known')
+    return [f"The {_word(part)} {things} that each arm ({_seeds(runs)}) got wrong with most confidence", *more]
 
 @_styled
 def plot_most_wrong(
@@ -359,7 +378,7 @@ def plot_most_wrong(
 # %% ../../nbs/lib/24_results.report.ipynb #15f912bf
 def _data_of(run):
     "The data set of a run by its name; None where it is not at hand, or a reader's own folder, whose place no run records"
-    name = run.data['name']
+    name = run.data.name
     try: return None if name.startswith('own:') else get_data(name.removeprefix('sample-'), run.scale)
     except CourseError: return None
 
@@ -390,62 +409,83 @@ def figure_for(
     return Path(path)
 
 # %% ../../nbs/lib/24_results.report.ipynb #be20e3b5
+_GAINS = ['chapter', 'net', 'arm', 'group', 'photos', 'seeds', 'acc', 'random', 'gain', 'lo', 'hi', 'epochs', 'epochs_needed', 'seconds', 'seconds_needed',
+          'plateaued', 'confidence', 'variant']
+
 def gains(
     chapters=None, # Names; None: all with committed results
     part:str='valid', # 'valid' or 'test'
     own:bool=False, # The reader's own runs too
-) -> pd.DataFrame: # chapter, net, arm ('pretrained' or 'frozen'), group, photos (to train on), seeds, acc, random (accuracies), gain, lo, hi, epochs and seconds (of the random arm), epochs_needed and seconds_needed (by the other to get as far; nan if it never did), plateaued, likeness (to ImageNet, as `models.imagenet_confidence` has it), variant
+) -> pd.DataFrame: # A row a comparison; its columns are explained below
     "The lead over random weights in each comparison of committed runs, the largest first"
-    chapters = chapters or sorted(p.name for p in results_path().glob('*/') if p.name != 'bench')
+    chapters = chapters or sorted(p.name for p in results_path().glob('*/'))
     rows = []
     for chapter in chapters:
-        facts = load_counts(chapter).get('facts', {})
-        for group,runs in groupby(load_runs(chapter, own=own, status='finished'), 'group').items():
-            of = lambda arm: [r for r in runs if r.arm==arm and r.d.get(part)]
-            rows += [_gain(chapter, group, arm, of(arm), of('random'), part, facts) for arm in ('pretrained', 'frozen') if {r.seed for r in of(arm)} & {r.seed for r in of('random')}]
-    columns = ['chapter', 'net', 'arm', 'group', 'photos', 'seeds', 'acc', 'random', 'gain', 'lo', 'hi', 'epochs', 'epochs_needed', 'seconds', 'seconds_needed', 'plateaued', 'likeness', 'variant']
-    return pd.DataFrame(rows, columns=columns).sort_values('gain', ascending=False, ignore_index=True)
+        counts = load_counts(chapter)
+        for group in groupby(load_runs(chapter, own=own, status='finished'), 'group').values():
+            arms = groupby((r for r in group if getattr(r, part)), 'arm')
+            rows += [_gain(arms[o], arms['random'], part, counts) for o in ('pretrained', 'frozen') if _share_seeds(arms, o, 'random')]
+    return pd.DataFrame(rows, columns=_GAINS).sort_values('gain', ascending=False, ignore_index=True)
 
-def _gain(chapter, group, arm, runs, random, part, facts):
+def _share_seeds(arms, a, b) -> bool: return bool({r.seed for r in arms.get(a, ())} & {r.seed for r in arms.get(b, ())})
+
+def _gain(runs, random, part, counts):
     "One line"
-    mean = lambda runs, f: statistics.fmean(f(r) for r in runs)
-    d = paired_difference(runs, random, part)
-    level = mean(random, lambda r: r.valid['acc'])
+    def mean(runs, f): return statistics.fmean(map(f, runs))
+    def acc(r): return getattr(r, part).acc
+    first,d = random[0], paired_difference(runs, random, part)
+    level = mean(random, lambda r: r.valid.acc)
     needed = [r.time_to(level) for r in runs]
     epochs,seconds = (statistics.fmean(o) for o in zip(*needed)) if all(needed) else (float('nan'),)*2
-    variant = random[0].settings.get('variant') or ''
-    likeness = facts.get(f'imagenet_confidence.{variant}', facts.get('imagenet_confidence', {})).get('value', float('nan'))
-    return dict(chapter=chapter, net=random[0].net, arm=arm, group=group, photos=random[0].data['split']['train'], seeds=d['seeds'], acc=mean(runs, lambda r: getattr(r, part)['acc']), random=mean(random, lambda r: getattr(r, part)['acc']),
-                gain=d['diff'], lo=d['lo'], hi=d['hi'], epochs=mean(random, lambda r: len(r.epochs)), epochs_needed=epochs, seconds=mean(random, lambda r: r.seconds), seconds_needed=seconds, plateaued=all(r.plateaued() for r in random), likeness=likeness, variant=variant)
+    count = counts.get(f'imagenet_confidence.{first.config.variant}') or counts.get('imagenet_confidence')
+    return dict(chapter=first.chapter, net=first.net, arm=runs[0].arm, group=first.group, photos=first.data.split.train, seeds=d['seeds'],
+                acc=mean(runs, acc), random=mean(random, acc), gain=d['diff'], lo=d['lo'], hi=d['hi'],
+                epochs=mean(random, lambda r: len(r.epochs)), epochs_needed=epochs, seconds=mean(random, lambda r: r.seconds), seconds_needed=seconds,
+                plateaued=all(r.plateaued() for r in random), confidence=count.value if count else float('nan'), variant=first.config.variant)
 
+# %% ../../nbs/lib/24_results.report.ipynb #009d7101
 _CHAPTER_COLORS = '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#999999', '#000000' # blue and vermillion are arms
 
 @_styled
 def plot_gains(
     rows, # As `gains` gives them
 ): # -> Figure
-    "What ImageNet's weights gave, against the number of photos and their likeness to ImageNet's, and what they saved in epochs"
+    "What ImageNet's weights gave, against the number of photos and ImageNet's confidence in them, and what they saved in epochs"
     if not len(rows): raise CourseError('There is nothing to draw: no committed comparison with a random arm.')
     fig = _figure(11, 4.2)
     left,middle,right = fig.subplots(1, 3)
     middle.sharey(left)
     for color,(chapter,here) in zip(itertools.cycle(_CHAPTER_COLORS), rows.groupby('chapter')):
-        for arm,o in here.groupby('arm'):
-            look = dict(marker='o' if arm=='pretrained' else '^', color=color, alpha=.8)
-            for ax,x in ((left, o.photos), (middle, o.likeness)):
-                ax.errorbar(x, 100*o.gain, yerr=[100*(o.gain-o.lo), 100*(o.hi-o.gain)], ls='', ms=4, capsize=2, label=chapter.replace('_', ' ') + ', frozen'*(arm=='frozen'), **look)
-            right.plot(o.epochs, o.epochs_needed, ls='', ms=5, **look)
+        for arm,o in here.groupby('arm'): _draw_gains(left, middle, right, o, arm, color, chapter.replace('_', ' '))
+    _finish_gains(left, middle, right, rows)
+    rising = (~rows.plateaued.astype(bool)).sum()
+    caption_below(fig, f"{len(rows)} comparisons from committed runs: same net, schedule and photos on both sides. Lead: accuracy on validation, paired photo by "
+                       "photo, 95 % over seeds and photos. Confidence: the mean of the highest probability that a net trained on ImageNet alone gives each picture. "
+                       f"Right: below the dotted line epochs are saved. In {rising} of them the random arm was still rising when it stopped, or had too few epochs to tell.")
+    return fig
+
+def _draw_gains(left, middle, right, o, arm, color, chapter):
+    "One arm of one chapter"
+    look = dict(marker='o' if arm=='pretrained' else '^', color=color, alpha=.8, ls='')
+    bars = [100*(o.gain-o.lo), 100*(o.hi-o.gain)]
+    for ax,x in ((left, o.photos), (middle, o.confidence)):
+        ax.errorbar(x, 100*o.gain, yerr=bars, ms=4, capsize=2, label=chapter + ', frozen'*(arm=='frozen'), **look)
+    right.plot(o.epochs, o.epochs_needed, ms=5, **look)
+
+def _finish_gains(left, middle, right, rows):
+    "Axes and words"
     most = max(rows.epochs.max(), 2)
     right.plot([1, most], [1, most], ls=':', color='#888888')
     for ax in (left, middle): ax.axhline(0, color='#888888', lw=1)
-    for o in rows[rows.variant=='on-photos'].itertuples(): middle.annotate('texts on photos', (o.likeness, 100*o.gain), (5, -10), textcoords='offset points', fontsize=7)
-    middle.set(xlabel="likeness to ImageNet's photos"); middle.label_outer()
-    left.set(xscale='log', xlabel='training pictures', ylabel='lead over random weights (points)'); left.legend()
+    usual = rows.groupby('chapter').confidence.agg(lambda o: o.mode().max())
+    for o in rows[rows.confidence != rows.chapter.map(usual)].dropna(subset='confidence').itertuples(): # pictures of another kind than the chapter's
+        middle.annotate(o.variant.replace('-', ' '), (o.confidence, 100*o.gain), (5, -10), textcoords='offset points', fontsize=7)
+    middle.set(xlabel="ImageNet's confidence in the pictures")
+    middle.label_outer()
+    left.set(xscale='log', xlabel='training pictures', ylabel='lead over random weights (points)')
+    left.legend()
     right.set(xscale='log', yscale='log', xlabel='epochs of the random arm', ylabel='epochs to get as far')
     for axis in (left.xaxis, right.xaxis, right.yaxis): axis.set_major_formatter(lambda x, _: f'{x:,.0f}')
-    caption_below(fig, f"{len(rows)} comparisons from committed runs: same net, schedule and photos on both sides. Lead: accuracy on validation, paired photo by photo, 95 % over seeds and photos. Likeness: the mean of the highest probability that a net trained on ImageNet alone gives each picture. "
-                       f"Right: below the dotted line epochs are saved. In {(~rows.plateaued.astype(bool)).sum()} of them the random arm was still rising when it stopped, or had too few epochs to tell.")
-    return fig
 
 # %% ../../nbs/lib/24_results.report.ipynb #666490f3
 def as_jpeg(
@@ -453,8 +493,7 @@ def as_jpeg(
     quality:int=82, # Of the JPEG
 ): # -> Image, to be the last line of a cell
     "A figure as a JPEG, a tenth of the bytes of a PNG; the figure is closed"
-    import io
-    from IPython.display import Image
+    from IPython.display import Image # late: it is for pages, and the command line draws without it
     fig.savefig(buf := io.BytesIO(), format='jpeg', dpi=100, pil_kwargs=dict(quality=quality))
     plt.close(fig)
     return Image(buf.getvalue(), format='jpeg')
@@ -465,7 +504,7 @@ def drawn(
     *args, **kwargs # More for it
 ): # What `draw` gives, or a sentence
     "Draw committed runs, or say that they are not there yet"
-    from IPython.display import Markdown
+    from IPython.display import Markdown # late, as above
     missing = '*These runs are not committed yet: `transfer_course runs` makes what is missing, and this cell draws it.*'
     if not runs: return Markdown(missing)
     res = draw(runs, *args, **kwargs)
@@ -478,11 +517,11 @@ def table(
     index:bool=False, # Show the index too?
 ): # -> HTML
     "A table with its text to the left; numbers with three digits"
-    from html import escape
-    from IPython.display import HTML
+    from IPython.display import HTML # late, as above
     html = df.to_html(index=index, border=0, float_format='{:.3g}'.format)
     for o in ('td', 'th'): html = html.replace(f'<{o}>', f'<{o} style="text-align:left">')
-    return HTML(html.replace('<thead>', f'<caption style="text-align:left">{escape(caption)}</caption><thead>', 1))
+    above = f'<caption style="text-align:left">{escape(caption)}</caption>'
+    return HTML(html.replace('<thead>', f'{above}<thead>', 1))
 
 def photographers(
     ds, # A `DataSet` with credits
@@ -492,23 +531,48 @@ def photographers(
     return f'Photos: {_credit([ds.credits[n] for n in names])}'
 
 # %% ../../nbs/lib/24_results.report.ipynb #33cfd5b9
+_COLUMNS = ['', 'the article says', 'its figure', 'ours', 'verdict']
+
 def board_markdown(
     board, # As from `claims.board`
     why:bool=False, # Give the reason of every verdict; else only where the claim is not settled
-    again:bool=False, # And the line that computes it again
+    command:bool=False, # And the command to reproduce it
 ) -> str: # A line that counts, and a Markdown table, one line a claim
     "The board for the README"
-    def cell(text): return ' '.join(str(text).split()).replace('|', '\\|')
-    def verdict(v): return f'**{v.verdict}**' + f'. {v.reason}'*(why or v.verdict not in ('holds', 'does not hold'))
-    rows = [f'| {v.claim.id.rpartition("-")[2]} | {cell(v.claim.says)} | {cell(v.article)} | {cell(v.figure)} | {cell(verdict(v))} |' + f' `{cell(v.command)}` |'*again for v in board]
-    if not rows: return 'No claims yet.'
+    if not board: return 'No claims yet.'
     count = ', '.join(f'{o} {n}' for o,n in tally(board).items() if n)
-    return '\n'.join([f'{len(rows)} claims: {count}.', '', '| | the article says | its figure | ours | verdict |' + ' again |'*again, '|---|---|---|---|---|' + '---|'*again, *rows])
+    columns = _COLUMNS + ['command to reproduce']*command
+    rows = [_cells(v, why) + [f'`{v.command}`']*command for v in board]
+    lines = [columns, ['---']*len(columns), *rows]
+    return '\n'.join([f'{len(rows)} claims: {count}.', '', *(f"| {' | '.join(map(_cell, o))} |" for o in lines)])
+
+def _cell(text): return ' '.join(str(text).split()).replace('|', '\\|')
+
+def _cells(v, why):
+    "One claim"
+    verdict = f'**{v.verdict}**' + f'. {v.reason}'*(why or v.verdict not in ('holds', 'does not hold'))
+    return [v.claim.id.rpartition("-")[2], v.claim.says, v.article, v.figure, verdict]
 
 def _shade(color):
     "Black or white, whichever reads better on a colour"
     r,g,b = (int(color[i:i+2], 16)/255 for i in (1, 3, 5))
     return 'white' if .299*r+.587*g+.114*b < .58 else 'black'
+
+def _draw_article(ax, article, verdicts, width):
+    "One article's squares"
+    for y,verdict in enumerate(VERDICTS):
+        color,mark = VERDICT_MARKS[verdict]
+        found = [v for v in verdicts if v.verdict==verdict]
+        for x,v in enumerate(found):
+            ax.add_patch(plt.Rectangle((x+.04, y-.44), .92, .88, color=color, lw=0))
+            number = v.claim.id.rpartition("-")[2]
+            ax.text(x+.5, y, f'{mark}\n{number}', ha='center', va='center', fontsize=7, color=_shade(color), linespacing=1.1)
+        if not found: ax.text(.1, y, 'none', va='center', color='#777777', fontsize=8)
+    ax.set(xlim=(0, width), ylim=(len(VERDICTS)-.5, -.5), xticks=[], yticks=range(len(VERDICTS)), title=f'{article}: {_count(len(verdicts), "claim")}')
+    ax.set_yticklabels(VERDICTS)
+    ax.grid(False)
+    ax.tick_params(length=0)
+    for s in ax.spines.values(): s.set_visible(False)
 
 @_styled
 def plot_board(
@@ -520,60 +584,53 @@ def plot_board(
     articles = list(dict.fromkeys(v.claim.article for v in board))
     most = [max(tally([v for v in board if v.claim.article==a]).values()) for a in articles]
     fig = _figure(1.9+.42*sum(most)+.3*len(articles), 3.1)
-    for i,(ax,article) in enumerate(zip(fig.subplots(1, len(articles), squeeze=False, width_ratios=most, sharey=True)[0], articles)):
-        for y,verdict in enumerate(VERDICTS):
-            color,mark = VERDICT_MARKS[verdict]
-            found = [v for v in board if v.claim.article==article and v.verdict==verdict]
-            for x,v in enumerate(found):
-                ax.add_patch(plt.Rectangle((x+.04, y-.44), .92, .88, color=color, lw=0))
-                ax.text(x+.5, y, f'{mark}\n{v.claim.id.rpartition("-")[2]}', ha='center', va='center', fontsize=7, color=_shade(color), linespacing=1.1)
-            if not found: ax.text(.1, y, 'none', va='center', color='#777777', fontsize=8)
-        ax.set(xlim=(0, most[i]), ylim=(len(VERDICTS)-.5, -.5), xticks=[], yticks=range(len(VERDICTS)), title=f'{article}: {_count(sum(v.claim.article==article for v in board), "claim")}')
-        ax.set_yticklabels(VERDICTS); ax.grid(False); ax.tick_params(length=0)
-        for s in ax.spines.values(): s.set_visible(False)
+    axs = fig.subplots(1, len(articles), squeeze=False, width_ratios=most, sharey=True)[0]
+    for ax,article,width in zip(axs, articles, most): _draw_article(ax, article, [v for v in board if v.claim.article==article], width)
     caption_below(fig, 'The number in a square is that of the claim in the table.')
     return fig
 
 # %% ../../nbs/lib/24_results.report.ipynb #a306a586
 def probabilities(
-    rows, # Answers: a DataFrame with target and p_<class>
+    rows, # Predictions: a DataFrame with target and p_<class>
 ) -> tuple: # (photos, classes) and (photos,)
-    "The matrix of probabilities in a table of answers, and the number of each right column"
+    "The matrix of probabilities in a table of predictions, and the number of each right column"
     classes = [o[2:] for o in rows.columns if o.startswith('p_')]
     return rows[[f'p_{c}' for c in classes]].to_numpy(), np.array([classes.index(t) for t in rows.target])
 
 def plot_reliability(
     ax, # Axes to draw on
-    answers:dict, # Label to (probs, targets)
+    predictions:dict, # Label to (probs, targets)
     colors=(), # One each
     bins:int=10, # As for `reliability`
 ):
     "Accuracy over confidence; a net that can be believed lies on the diagonal"
     ax.plot([0, 100], [0, 100], color='#999999', lw=1, ls='--')
-    for i,(label,(probs,targets)) in enumerate(answers.items()):
+    for i,(label,(probs,targets)) in enumerate(predictions.items()):
         o = reliability(probs, targets, bins)
-        y = 100*o.accuracy
-        ax.errorbar(100*o.confidence, y, [y-100*o.lo, 100*o.hi-y], marker='o', ms=4, capsize=2, lw=1.3, color=colors[i] if i < len(colors) else None,
-                    label=f'{label}: off by {100*expected_calibration_error(probs, targets):.1f} points')
+        y,off = 100*o.accuracy, 100*expected_calibration_error(probs, targets)
+        ax.errorbar(100*o.confidence, y, [y-100*o.lo, 100*o.hi-y], marker='o', ms=4, capsize=2, lw=1.3,
+                    color=colors[i] if i < len(colors) else None, label=f'{label}: off by {off:.1f} points')
     ax.set(xlabel='confidence (%)', ylabel='of these right (%)', xlim=(45, 101), ylim=(0, 118), yticks=range(0, 101, 20))
     ax.legend(loc='upper left', fontsize=7.5) # above the curves
 
 # %% ../../nbs/lib/24_results.report.ipynb #5ae927b0
+@_styled
 def plot_cost(
-    result:dict # One machine's, as `bench_precompute` gives it
+    bench:Bench # Of `precompute`, one kind of processor
 ): # -> Figure
     "Seconds against pictures and epochs: fastai's, ours, and the limit"
-    import matplotlib.pyplot as plt
-    use_style()
-    curve = result['curve']
+    curve,m = bench.result['curve'], bench.machine
     x,epochs = [o['pictures'] for o in curve], list(curve[0]['ours'])
-    fig,axs = plt.subplots(1, len(epochs), figsize=(9, 3), sharey=True, layout='constrained')
+    fig = _figure(9, 3)
+    axs = fig.subplots(1, len(epochs), sharey=True, squeeze=False)[0]
     for ax,e in zip(axs, epochs):
         ax.loglog(x, [o['fastai'][e] for o in curve], 'o--', color='#D55E00', label='fastai (one epoch timed, multiplied up)')
         ax.loglog(x, [o['ours'][e] for o in curve], 'o-', color='#0072B2', label='frozen layers once, caches empty')
         ax.loglog(x, [o['limit'] for o in curve], ':', color='black', label='limit: decode once, one bare pass')
-        ax.set_title(f"{e} epoch{'s'*(int(e) > 1)} of the head"); ax.set_xlabel('pictures'); ax.set_xticks(x, [f'{o:,}' for o in x]); ax.minorticks_off()
-    axs[0].set_ylabel('seconds'); axs[0].legend(fontsize=7)
-    m = result.get('machine', {})
-    caption_below(fig, f"ResNet-18, {result['size']} px, body frozen; {m.get('kind', '')}, {m.get('threads', '')} threads; data/results/bench/precompute.json.")
+        ax.set(title=f"{e} epoch{'s'*(int(e) > 1)} of the head", xlabel='pictures')
+        ax.set_xticks(x, [f'{o:,}' for o in x])
+        ax.minorticks_off()
+    axs[0].set_ylabel('seconds')
+    axs[0].legend(fontsize=7)
+    caption_below(fig, f"ResNet-18, {bench.result['size']} px, body frozen; {bench.kind}, {m.get('threads', '')} threads; data/results/bench.jsonl.")
     return fig
