@@ -16,8 +16,7 @@ with warnings.catch_warnings():
 import functools, re
 from dataclasses import dataclass
 from ..core import *
-from ..results.claims import *
-from ..results.report import *
+from ..results.store import *
 
 # %% ../../nbs/lib/30_train.numerics.ipynb #07cb00f8
 @dataclass(frozen=True)
@@ -40,8 +39,7 @@ def choose_numerics(
     "Precision and memory format for a net on a processor, by rule"
     kind = kind or processor_kind()
     if table is None:
-        p = results_path('bench', 'numerics.json')
-        table = read_json(p)['choices'] if p.exists() else {}
+        table = {k: o.result['choices'] for k,o in load_bench('numerics').items()}
     row = table.get(kind, {}).get(arch)
     if row: return Numerics(row['train'], row['evaluate'], row['channels_last'], f'measured for {arch} on {kind}')
     if kind in ('cuda', 'amx', 'avx512_bf16'): return Numerics('bf16', 'bf16', True, f'the rule for {kind}')
