@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['TensorChars', 'EncodeChars', 'CharsBlock', 'show_results', 'TextSet', 'text_data', 'split_texts', 'captcha_data',
-           'CaptchaStream', 'char_accuracy', 'text_accuracy', 'WorstPlace', 'AttentionHead']
+           'CaptchaStream', 'char_accuracy', 'text_accuracy', 'WorstPlace', 'AttentionHead', 'prepared',
+           'read_pictures', 'attention_maps']
 
 # %% ../../nbs/lib/35_train.chars.ipynb #968feda0
 from dataclasses import asdict
@@ -192,6 +193,40 @@ class AttentionHead(nn.Module):
         if x.shape[1] > len(self.where): raise CourseError(f"The body's last map has {x.shape[1]} positions, and this head was made for {len(self.where)}: give a larger grid.")
         q = self.queries.expand(len(x), -1, -1)
         return self.out(q + self.attend(q, x + self.where[:x.shape[1]], x, need_weights=False)[0])
+
+# %% ../../nbs/lib/35_train.chars.ipynb #c2chr001
+def prepared(
+    learn:Learner, # Its loaders scale and normalise pictures
+    pictures:Tensor, # (n, 3, height, width) uint8
+) -> Tensor: # (n, 3, height, width), as its net wants them
+    "Pictures in memory, treated as validation pictures are"
+    x = TensorImage(pictures.to(learn.dls.device))
+    return learn.dls.valid.after_batch((x,))[0].as_subclass(Tensor)
+
+def read_pictures(
+    learn:Learner, # Reads texts
+    pictures:Tensor, # (n, 3, height, width) uint8
+    bs:int=64, # Pictures at once
+) -> Tensor: # (n, places, classes): probabilities
+    "Read pictures in memory"
+    model = learn.model.eval()
+    def probabilities(xb): return model(prepared(learn, xb)).float().softmax(-1).cpu()
+    with torch.inference_mode(): return torch.cat([probabilities(o) for o in pictures.split(bs)])
+
+def attention_maps(
+    learn:Learner, # Reads texts; its body is `learn.model[0]`
+    pictures:Tensor, # (n, 3, height, width) uint8
+) -> Tensor: # (n, places, h, w), each scaled so that its largest value is 1
+    "What the prediction for each place rests on, on the body's last map: gradient times features, summed over features"
+    body,head = learn.model.eval()
+    with torch.no_grad(): features = body(prepared(learn, pictures))
+    features = features.detach().requires_grad_()
+    best = head(features).max(-1).values # (n, places)
+    def evidence(place):
+        gradient, = torch.autograd.grad(best[:, place].sum(), features, retain_graph=True)
+        return (gradient*features).sum(1).clamp_min(0)
+    maps = torch.stack([evidence(k) for k in range(best.shape[1])], 1).detach()
+    return maps/maps.amax((2, 3), keepdim=True).clamp_min(1e-9)
 
 # %% ../../nbs/lib/35_train.chars.ipynb #268c0b0c
 def _target_block(settings:dict): # -> TransformBlock|None
