@@ -28,7 +28,8 @@ def limit_bytes() -> int: # From `TRANSFER_COURSE_CACHE_GB`
     text = os.environ.get('TRANSFER_COURSE_CACHE_GB') or str(LIMIT_GB)
     try: gb = float(text)
     except ValueError: gb = -1
-    if not 0 <= gb < float('inf'): raise CourseError(f"TRANSFER_COURSE_CACHE_GB is {text}: give a number of gigabytes, such as 20; 0 keeps no cache.")
+    if not 0 <= gb < float('inf'):
+        raise CourseError(f"TRANSFER_COURSE_CACHE_GB is {text}: give a number of gigabytes, such as 20; 0 keeps no cache.")
     return int(gb*1e9)
 
 @dataclass
@@ -68,7 +69,8 @@ def _folders() -> list: # Of paths
 
 def _undescribed() -> list: # Of `Entry`, with what can be said of them
     "Folders whose description is damaged: what is being built lies elsewhere until it is whole"
-    return [Entry(o, dict(what=o.name, key=None, about={}, checks=[], bytes=sum(f.stat().st_size for f in o.glob('*')))) for o in _folders() if not read_entry(o)]
+    def size(folder): return sum(f.stat().st_size for f in folder.glob('*'))
+    return [Entry(o, dict(what=o.name, key=None, about={}, checks=[], bytes=size(o))) for o in _folders() if not read_entry(o)]
 
 def entries() -> list: # Of `Entry`, the latest used first
     "All caches there are"
@@ -83,8 +85,9 @@ def block_sums(
 ) -> list: # CRC-32 of each block of 16 MiB
     "Checksums of a file, on as many threads as there are cores"
     if not os.path.getsize(path): return []
-    with open(path, 'rb') as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as m, memoryview(m) as v, ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(lambda i: zlib.crc32(v[i:i+_BLOCK]), range(0, len(v), _BLOCK)))
+    with open(path, 'rb') as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as m, memoryview(m) as view:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(pool.map(lambda i: zlib.crc32(view[i:i+_BLOCK]), range(0, len(view), _BLOCK)))
 
 def is_sound(
     entry:Entry, # To look at
@@ -101,7 +104,8 @@ def is_sound(
 
 # %% ../../nbs/lib/33_train.cache.ipynb #a0edf828
 _NO_ROOM = {errno.ENOSPC: 'the disk is full', errno.EDQUOT: 'your quota is used up', errno.EFBIG: 'the file is too large for this disk',
-            errno.ENOTDIR: "a part of its path is a file", errno.ENOENT: "this folder can't be made", errno.EROFS: "this disk can't be written to", errno.EACCES: "this folder can't be written to", errno.EPERM: "this folder can't be written to"}
+            errno.ENOTDIR: "a part of its path is a file", errno.ENOENT: "this folder can't be made", errno.EROFS: "this disk can't be written to",
+            errno.EACCES: "this folder can't be written to", errno.EPERM: "this folder can't be written to"}
 
 def _discard(folder:Path):
     "Remove a folder in one step for all who look, then for good"
@@ -140,7 +144,8 @@ def _build(folder:Path, what:str, key, plan) -> Entry:
         tmp.mkdir()
         _allocate(tmp/'data', nbytes)
         fill(tmp/'data')
-        meta = dict(format=FORMAT, what=what, key=key, about=about, bytes=nbytes, checks=block_sums(tmp/'data'), made=datetime.datetime.now().isoformat(timespec='seconds'))
+        made = datetime.datetime.now().isoformat(timespec='seconds')
+        meta = dict(format=FORMAT, what=what, key=key, about=about, bytes=nbytes, checks=block_sums(tmp/'data'), made=made)
         write_json(tmp/'meta.json', meta)
     return read_entry(folder)
 
@@ -160,8 +165,8 @@ def cached(
     except OSError as e:
         if e.errno not in _NO_ROOM: raise
         why = e.strerror if e.errno == errno.EFBIG else _NO_ROOM[e.errno]
-        warnings.warn(f"No cache is kept in {cache_path()}: {why}. The work goes on without it, more slowly. "
-                      "`transfer_course cache --clean` makes room; TRANSFER_COURSE_RUNS names another folder, TRANSFER_COURSE_CACHE_GB another limit.", stacklevel=2)
+        warnings.warn(f"No cache is kept in {cache_path()}: {why}. The work goes on without it, more slowly. `transfer_course cache --clean` "
+                      "makes room; TRANSFER_COURSE_RUNS names another folder, TRANSFER_COURSE_CACHE_GB another limit.", stacklevel=2)
         return None
     found.touch()
     return found
@@ -176,8 +181,10 @@ def _age(seconds:float) -> str:
 def cache_text() -> str: # A line an entry
     "What lies in the cache: size, age, contents"
     here = entries()
-    lines = [f"{o.meta['bytes']/1e6:10,.1f} MB  {_age(time.time()-o.used):>10}  {o.path.name}  {o.about.get('words', '')}".rstrip() for o in here]
-    return '\n'.join(lines + [f"{sum(o.meta['bytes'] for o in here)/1e6:10,.1f} MB  in {len(here)} caches, {limit_bytes()/1e9:g} GB allowed; {cache_path()}"])
+    def line(o): return f"{o.meta['bytes']/1e6:10,.1f} MB  {_age(time.time()-o.used):>10}  {o.path.name}  {o.about.get('words', '')}".rstrip()
+    total = sum(o.meta['bytes'] for o in here)/1e6
+    last = f"{total:10,.1f} MB  in {len(here)} caches, {limit_bytes()/1e9:g} GB allowed; {cache_path()}"
+    return '\n'.join([*map(line, here), last])
 
 def clean_cache(
     days:float=0, # Only what was not used for so many days
@@ -186,7 +193,8 @@ def clean_cache(
     old = [o for o in entries() if time.time()-o.used >= days*86400] + _undescribed()
     for o in old: _discard(o.path)
     for name in {o.name[1:].split('.')[0] for o in cache_path().glob('.*.part')}:
-        with contextlib.suppress(CourseError), locked(cache_path(name), f'the cache {name}'): sweep(cache_path(name)) # what is being built stays
+        with contextlib.suppress(CourseError), locked(cache_path(name), f'the cache {name}'): # what is being built stays
+            sweep(cache_path(name))
     return len(old), sum(o.meta['bytes'] for o in old)
 
 def check_cache() -> list: # Entries that were damaged, and are gone

@@ -96,7 +96,7 @@ class BatchNormEval(Callback):
             if isinstance(m, nn.modules.batchnorm._BatchNorm): m.eval()
 
 class ModelEMA(Callback):
-    "Validate with an exponential moving average of weights and running statistics, and end with it: timm's `ModelEmaV3`, its decay warmed up"
+    "Validate and end with an exponential moving average of weights and statistics: timm's `ModelEmaV3`, its decay warmed up"
     ema = average = None
     def __init__(self,
         decay:float=.99 # Share of the average that a step keeps, once warm
@@ -194,9 +194,11 @@ def training_state(
     learn:Learner # Between two epochs
 ) -> dict: # What `torch.save` can hold
     "Everything that decides how training goes on"
-    return dict(model=learn.model.state_dict(), opt=learn.opt.state_dict(), python=random.getstate(), numpy=np.random.get_state(), torch=torch.get_rng_state(),
-                cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None, loaders=[dl.rng.getstate() for dl in learn.dls.loaders],
-                averages=[o.ema.module.state_dict() for o in learn.cbs.filter(risinstance(ModelEMA)) if o.ema])
+    generators = dict(python=random.getstate(), numpy=np.random.get_state(), torch=torch.get_rng_state(),
+                      cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None)
+    averages = [o.ema.module.state_dict() for o in learn.cbs.filter(risinstance(ModelEMA)) if o.ema]
+    return dict(model=learn.model.state_dict(), opt=learn.opt.state_dict(), loaders=[dl.rng.getstate() for dl in learn.dls.loaders],
+                averages=averages, **generators)
 
 def restore_training_state(
     learn:Learner, # Made as the first time, and frozen or unfrozen as it was
@@ -205,8 +207,11 @@ def restore_training_state(
     "Put a learner, and the generators around it, back where they were"
     learn.model.load_state_dict(state['model'])
     if learn.opt is None: learn.create_opt()
-    learn.opt.load_state_dict(to_device(copy.deepcopy(state['opt']), one_param(learn.model).device)) # it may have begun on another kind of device
+    opt = to_device(copy.deepcopy(state['opt']), one_param(learn.model).device) # it may have begun on another kind of device
+    learn.opt.load_state_dict(opt)
     for o,average in zip(learn.cbs.filter(risinstance(ModelEMA)), state.get('averages', [])): o.average = average
     for dl,o in zip(learn.dls.loaders, state['loaders']): dl.rng.setstate(o)
-    random.setstate(state['python']); np.random.set_state(state['numpy']); torch.set_rng_state(state['torch'])
+    random.setstate(state['python'])
+    np.random.set_state(state['numpy'])
+    torch.set_rng_state(state['torch'])
     if state['cuda'] and torch.cuda.is_available(): torch.cuda.set_rng_state_all(state['cuda'])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TensorChars', 'EncodeChars', 'CharsBlock', 'show_results', 'TextSet', 'text_data', 'split_texts', 'captcha_data',
            'CaptchaStream', 'char_accuracy', 'text_accuracy', 'WorstPlace', 'AttentionHead', 'prepared',
-           'read_pictures', 'attention_maps']
+           'read_pictures', 'attention_maps', 'target_block']
 
 # %% ../../nbs/lib/35_train.chars.ipynb #968feda0
 from dataclasses import asdict
@@ -35,8 +35,10 @@ class EncodeChars(DisplayedTransform):
         self.c = (length, len(alphabet))
 
     def encodes(self, o:str) -> TensorChars:
-        if len(o) != self.length: raise CourseError(f"The text '{o}' has {len(o)} characters, and {self.length} are wanted: is the file named by its text?")
-        if wrong := next((c for c in o if c not in self.place), None): raise CourseError(f"The text '{o}' has the character '{wrong}', which is not in the alphabet {self.alphabet}.")
+        if len(o) != self.length:
+            raise CourseError(f"The text '{o}' has {len(o)} characters, and {self.length} are wanted: is the file named by its text?")
+        if wrong := next((c for c in o if c not in self.place), None):
+            raise CourseError(f"The text '{o}' has the character '{wrong}', which is not in the alphabet {self.alphabet}.")
         return TensorChars([self.place[c] for c in o])
 
     def decodes(self, o) -> TitledStr: return TitledStr(''.join(self.vocab[int(i)] for i in o))
@@ -52,7 +54,8 @@ def CharsBlock(
 def show_results(x:TensorImage, y:TensorChars, samples, outs, ctxs=None, max_n=10, nrows=None, ncols=None, figsize=None, **kwargs):
     if ctxs is None: ctxs = get_grid(min(len(samples), max_n), nrows=nrows, ncols=ncols, figsize=figsize, title='text, and what was read')
     for i in range(2): ctxs = [b.show(ctx=c, **kwargs) for b,c,_ in zip(samples.itemgot(i), ctxs, range(max_n))]
-    return [r.show(ctx=c, color='green' if b==r else 'red', **kwargs) for b,r,c,_ in zip(samples.itemgot(1), outs.itemgot(0), ctxs, range(max_n))]
+    read = zip(samples.itemgot(1), outs.itemgot(0), ctxs, range(max_n))
+    return [r.show(ctx=c, color='green' if b==r else 'red', **kwargs) for b,r,c,_ in read]
 
 # %% ../../nbs/lib/35_train.chars.ipynb #bb1817e1
 class TextSet(DataSet):
@@ -65,11 +68,15 @@ def _texts_of_table(path:Path, names) -> dict:
     import csv
     try:
         with open(path, encoding='utf-8-sig', newline='') as f: rows = list(csv.DictReader(f))
-    except FileNotFoundError: raise CourseError(f"There is no table {path}: give the name of a CSV in {path.parent}, or none where files are named by their texts.") from None
-    if not rows or not {'file', 'text'} <= set(rows[0]): raise CourseError(f"{path} needs a first line with the columns file,text, and rows below it.")
+    except FileNotFoundError:
+        raise CourseError(f"There is no table {path}: give the name of a CSV in {path.parent}, or none where files are named by their texts.") from None
+    if not rows or not {'file', 'text'} <= set(rows[0]):
+        raise CourseError(f"{path} needs a first line with the columns file,text, and rows below it.")
     texts = {o['file']: o['text'] or '' for o in rows}
-    if lost := next((o for o in texts if o not in names), None): raise CourseError(f"{path} names the picture '{lost}', which is not in {path.parent}: correct the table, or put the picture there.")
-    if bare := next((o for o in names if o not in texts), None): raise CourseError(f"The picture '{bare}' has no row in {path}: add one, or take the picture away.")
+    if lost := next((o for o in texts if o not in names), None):
+        raise CourseError(f"{path} names the picture '{lost}', which is not in {path.parent}: correct the table, or put the picture there.")
+    if bare := next((o for o in names if o not in texts), None):
+        raise CourseError(f"The picture '{bare}' has no row in {path}: add one, or take the picture away.")
     return texts
 
 def _check_texts(path, labels:dict, alphabet:str) -> str:
@@ -77,7 +84,8 @@ def _check_texts(path, labels:dict, alphabet:str) -> str:
     lengths = Counter(map(len, labels.values()))
     usual = lengths.most_common(1)[0][0]
     if odd := next((n for n,t in labels.items() if len(t) != usual), None):
-        raise CourseError(f"{path}: the text of '{odd}' is '{labels[odd]}' with {len(labels[odd])} characters, and the others have {usual}: one net reads texts of one length.")
+        raise CourseError(f"{path}: the text of '{odd}' is '{labels[odd]}' with {len(labels[odd])} characters, and the others have {usual}: "
+                          "one net reads texts of one length.")
     found = ''.join(sorted(set(''.join(labels.values()))))
     if alphabet and (strange := set(found) - set(alphabet)):
         n = next(n for n,t in labels.items() if set(t) & strange)
@@ -92,11 +100,13 @@ def text_data(
 ) -> TextSet: # Named after the folder
     "Pictures of texts as a data set; a text that does not fit the others is a `CourseError`"
     folder = Path(folder)
-    names = sorted(o.relative_to(folder).as_posix() for o in folder.rglob('*') if o.suffix.lower() in PICTURE_ENDINGS and not o.name.startswith('.'))
+    files = [o for o in folder.rglob('*') if o.suffix.lower() in PICTURE_ENDINGS and not o.name.startswith('.')]
+    names = sorted(o.relative_to(folder).as_posix() for o in files)
     if not names: raise CourseError(f"{folder} holds no pictures: what is wanted are files named by the text they show, such as A1B2C3.jpg.")
     labels = _texts_of_table(folder/table, names) if table else {o: Path(o).stem for o in names}
-    info = dict(name=f'own:{folder.name}', source='own folder', sha256=None, photos=len(names), complete=True, reencoded=None, part=None, stands_for=None, proxy=None, set_aside=0) | about
-    info |= dict(alphabet=_check_texts(folder, labels, alphabet), fingerprint=fingerprint(sorted((n, t, (folder/n).stat().st_size) for n,t in labels.items())))
+    info = dict(name=f'own:{folder.name}', source='own folder', photos=len(names), complete=True, set_aside=0) | about
+    info['alphabet'] = _check_texts(folder, labels, alphabet)
+    info['fingerprint'] = fingerprint(sorted((n, t, (folder/n).stat().st_size) for n,t in labels.items()))
     return TextSet(info['name'], folder, names, {o: labels[o] for o in names}, info)
 
 def split_texts(
@@ -190,7 +200,8 @@ class AttentionHead(nn.Module):
 
     def forward(self, x):
         x = self.project(x.flatten(2).transpose(1, 2))
-        if x.shape[1] > len(self.where): raise CourseError(f"The body's last map has {x.shape[1]} positions, and this head was made for {len(self.where)}: give a larger grid.")
+        if x.shape[1] > len(self.where):
+            raise CourseError(f"The body's last map has {x.shape[1]} positions, and this head was made for {len(self.where)}: give a larger grid.")
         q = self.queries.expand(len(x), -1, -1)
         return self.out(q + self.attend(q, x + self.where[:x.shape[1]], x, need_weights=False)[0])
 
@@ -229,7 +240,9 @@ def attention_maps(
     return maps/maps.amax((2, 3), keepdim=True).clamp_min(1e-9)
 
 # %% ../../nbs/lib/35_train.chars.ipynb #268c0b0c
-def _target_block(settings:dict): # -> TransformBlock|None
-    "How the answers are written as numbers; None for one class a picture"
-    if settings.get('target') != 'text': return None
-    return CharsBlock(''.join(settings['classes']), settings['length'])
+def target_block(
+    run # A `Run`
+) -> TransformBlock|None: # None for one class a picture
+    "How the answers of a run are written as numbers"
+    if run.config.target != 'text': return None
+    return CharsBlock(''.join(run.classes), run.length)

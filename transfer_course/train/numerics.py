@@ -6,15 +6,12 @@
 __all__ = ['Numerics', 'choose_numerics', 'keep_freed_memory', 'release_memory', 'reset_peak_memory', 'peak_memory_mb']
 
 # %% ../../nbs/lib/30_train.numerics.ipynb #51831d9a
-import functools, json, re
+import functools, re, warnings
 from dataclasses import dataclass
 from pathlib import Path
-import warnings
 with warnings.catch_warnings():
     warnings.filterwarnings('ignore', message='.*torch.jit.script.*', category=FutureWarning) # fastai.layers, at import
     from fastai.vision.all import *
-import functools, re
-from dataclasses import dataclass
 from ..core import *
 from ..results.store import *
 
@@ -48,7 +45,7 @@ def choose_numerics(
 # %% ../../nbs/lib/30_train.numerics.ipynb #e7e7ff01
 @functools.cache
 def keep_freed_memory() -> bool: # False where the C library is another one
-    "Ask glibc to keep what is freed for the next step (mallopt(3): no mmap for large blocks, no trimming); the process holds its peak until it ends"
+    "Ask glibc to keep what is freed for the next step (mallopt(3): no mmap for large blocks, no trimming)"
     import ctypes
     M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
     try: mallopt = ctypes.CDLL('libc.so.6').mallopt
