@@ -7,8 +7,9 @@ __all__ = ['describe', 'is_random', 'Rows', 'RowsDL', 'hash_files', 'decode', 's
            'HeadLearner']
 
 # %% ../../nbs/lib/34_train.precompute.ipynb #bd7a2924
-import contextlib, functools, gc, hashlib, json, os, re, warnings
+import ast, contextlib, functools, gc, hashlib, json, os, re, warnings
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from fastai.vision.all import *
 from copy import copy, deepcopy
 from itertools import chain
@@ -210,8 +211,9 @@ def _fill_pictures(dl, paths, array):
 
 @functools.cache
 def _versions() -> dict:
-    "What else decides about pixels and activations: libraries by version, this package by what its code does"
-    return versions() | dict(transfer_course=code_state(['data.sets', 'train.models', 'train.precompute'])['modules'])
+    "What else decides about pixels and activations: libraries by version, this package by its code without comments"
+    def code(module): return ast.dump(ast.parse(Path(find_spec(f'transfer_course.{module}').origin).read_text(encoding='utf-8')))
+    return versions() | {o: fingerprint(code(o)) for o in ('data.pictures', 'train.callbacks', 'train.models', 'train.precompute')}
 
 def decode(
     dl, # A loader of pictures in files
