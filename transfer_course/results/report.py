@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['ARM_COLORS', 'ARTICLE_COLOR', 'VERDICT_MARKS', 'STYLE', 'use_style', 'arm_color', 'caption', 'caption_below',
            'compare_table', 'plot_curves', 'plot_learning_curve', 'plot_confusion', 'most_wrong', 'plot_most_wrong',
-           'figure_for', 'gains', 'plot_gains', 'as_jpeg', 'drawn', 'table', 'photographers', 'board_markdown',
-           'plot_board', 'probabilities', 'plot_reliability', 'plot_cost']
+           'figure_for', 'gains', 'plot_gains', 'as_jpeg', 'drawn', 'table', 'photographers', 'show_photos',
+           'board_markdown', 'plot_board', 'probabilities', 'plot_reliability', 'tested_elsewhere',
+           'external_difference', 'plot_cost']
 
 # %% ../../nbs/lib/24_results.report.ipynb #cd788498
 import functools, io, itertools, statistics, textwrap
@@ -530,6 +531,25 @@ def photographers(
     "The line that stands beside photos"
     return f'Photos: {_credit([ds.credits[n] for n in names])}'
 
+# %% ../../nbs/lib/24_results.report.ipynb #c2rep001
+@_styled
+def show_photos(
+    ds:DataSet, # Photos
+    names, # Names of it; eight at most look well
+    titles:dict, # Name to the line above the photo
+    cols:int=4, # Photos a row
+): # -> Figure
+    "Some photos with a line above each"
+    names = list(names)
+    if not names: raise CourseError("There are no photos to show: name one or more.")
+    rows = -(-len(names)//cols)
+    fig,axs = plt.subplots(rows, cols, figsize=(2.2*cols, 2.4*rows), layout='constrained', squeeze=False)
+    for ax in axs.flat: ax.axis('off')
+    for ax,name in zip(axs.flat, names):
+        ax.imshow(open_picture(ds.path/name))
+        ax.set_title(f'{Path(name).stem}\n{titles.get(name, "")}', fontsize=7.5)
+    return fig
+
 # %% ../../nbs/lib/24_results.report.ipynb #33cfd5b9
 _COLUMNS = ['', 'the article says', 'its figure', 'ours', 'verdict']
 
@@ -612,6 +632,25 @@ def plot_reliability(
                     color=colors[i] if i < len(colors) else None, label=f'{label}: off by {off:.1f} points')
     ax.set(xlabel='confidence (%)', ylabel='of these right (%)', xlim=(45, 101), ylim=(0, 118), yticks=range(0, 101, 20))
     ax.legend(loc='upper left', fontsize=7.5) # above the curves
+
+# %% ../../nbs/lib/24_results.report.ipynb #c2rep004
+def tested_elsewhere(
+    runs, # Finished, of one chapter
+    source:str, # The data set of the external test
+) -> list: # Of pairs (run, `ExternalTest`)
+    "Runs with their external tests; runs without one are left out"
+    if not runs: return []
+    tests = {o.run: o for o in load_external_tests(runs[0].chapter, own=True, source=source)}
+    return [(r, tests[r.name]) for r in runs if r.name in tests]
+
+def external_difference(
+    pairs # As from `tested_elsewhere`, one a seed
+) -> tuple: # Mean accuracy in the test and in validation, their difference, half its 95 % interval
+    "Accuracy on photos from another source minus accuracy in validation"
+    tests,valids = [t.score for _,t in pairs], [r.valid for r,_ in pairs]
+    acc,valid = np.mean([o.acc for o in tests]), np.mean([o.acc for o in valids])
+    variance = acc*(1-acc)/tests[0].n + valid*(1-valid)/valids[0].n
+    return float(acc), float(valid), float(acc-valid), float(1.96*variance**.5)
 
 # %% ../../nbs/lib/24_results.report.ipynb #5ae927b0
 @_styled
