@@ -34,7 +34,8 @@ def as_record(
 ): # -> an object of it
     "A dict as a record; a wrong type, a missing or an unknown key is a `CourseError` that names it"
     try: record = msgspec.convert(d, cls)
-    except (msgspec.ValidationError, RecursionError) as e: raise CourseError(str(e).replace('`$', '`').replace('`.', '`')) from None
+    except (msgspec.ValidationError, UnicodeError, RecursionError) as e:
+        raise CourseError(str(e).replace('`$', '`').replace('`.', '`')) from None
     if key := _surplus(d, record): raise CourseError(f"'{key}' is unknown")
     return record
 
@@ -144,7 +145,8 @@ def setting(
     condition=None, # Function of the value that gives what claims compare; None: the value itself
 ): # A field of `Config`
     "One setting and everything that follows from it"
-    about = dict(help=help, name=name, always=always or default is MISSING, choices=choices, check=check, option=option, condition=condition)
+    always = always or default is MISSING
+    about = dict(help=help, name=name, always=always, choices=choices, check=check, option=option, condition=condition)
     return field(default=default, metadata=about)
 
 def _at_least(least): return lambda o: None if o is None or o >= least else f'give {least} or more'
@@ -167,8 +169,9 @@ class Config:
                                  condition=lambda o: o or 'all')
     head:str = setting('fastai', 'fastai, avg, max, or avg-1024 for hidden layers', str, option=str)
     method:str = setting('squish', 'how a photo becomes a square', str, choices=('squish', 'crop', 'pad'), option=str)
-    opt:str = setting('adam', 'optimizer', str, choices=('adam', 'sgd', 'rmsprop'), option=str)
-    wd:int|float|None = setting(None, "weight decay; fastai's for the optimizer if not given", lambda o: f'wd{o}', check=_at_least(0), option=float)
+    opt:str = setting('adam', 'optimizer', str, choices=('adam', 'sgd', 'momentum', 'rmsprop'), option=str)
+    wd:int|float|None = setting(None, "weight decay; fastai's for the optimizer if not given", lambda o: f'wd{o}', check=_at_least(0),
+                                option=float)
     augment:str = setting('none', 'what happens to training photos', str, choices=('none', 'flip'), option=str)
     class_weights:bool = setting(False, 'weigh the training loss by N/(classes × photos of the class)', lambda o: 'weighted', option=bool)
     smoothing:float = setting(0., 'of the labels, in training', lambda o: f'smooth{o:g}', check=_decay, option=float)

@@ -33,8 +33,8 @@ def machine() -> dict: # Processor, kind, cores, threads, memory in GB, GPU's na
     import torch # late: only who trains or counts needs it
     ram = os.sysconf('SC_PAGE_SIZE')*os.sysconf('SC_PHYS_PAGES')/2**30 if hasattr(os, 'sysconf') else None
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return dict(cpu=_processor(), kind=processor_kind(), cores=os.cpu_count(), threads=torch.get_num_threads(), memory_gb=ram and round(ram),
-                gpu=gpu, system=platform.system())
+    return dict(cpu=_processor(), kind=processor_kind(), cores=os.cpu_count(), threads=torch.get_num_threads(),
+                memory_gb=ram and round(ram), gpu=gpu, system=platform.system())
 
 # %% ../../nbs/lib/21_results.provenance.ipynb #243b3d99
 TRAINING_VERSIONS = {1: 'all'} # version: the roads it changed
@@ -80,4 +80,5 @@ def require_committed(
         raise CourseError(f"{what} was made by code that is in no commit: commit the code, make it again with --fresh, then --commit.")
     known = _git('merge-base', '--is-ancestor', code.commit, 'HEAD')
     if known is None or known.returncode:
-        raise CourseError(f"{what} names commit {code.commit}, which is not in this history: make it again with the code that is here, then --commit.")
+        raise CourseError(f"{what} names commit {code.commit}, which is not in this history: "
+                          "make it again with the code that is here, then --commit.")

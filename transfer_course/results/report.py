@@ -281,7 +281,8 @@ def _predictions(run, part):
     "A run's predictions for one part"
     rows = run.predictions()
     rows = rows[rows.part==part]
-    if not len(rows): raise CourseError(f"{run.name} holds no predictions for the part '{part}': the test part is opened once all runs have ended.")
+    if not len(rows):
+        raise CourseError(f"{run.name} holds no predictions for the part '{part}': the test part is opened once all runs have ended.")
     return rows
 
 def _draw_confusion(ax, run, rows, classes):
@@ -410,8 +411,8 @@ def figure_for(
     return Path(path)
 
 # %% ../../nbs/lib/24_results.report.ipynb #be20e3b5
-_GAINS = ['chapter', 'net', 'arm', 'group', 'photos', 'seeds', 'acc', 'random', 'gain', 'lo', 'hi', 'epochs', 'epochs_needed', 'seconds', 'seconds_needed',
-          'plateaued', 'confidence', 'variant']
+_GAINS = ['chapter', 'net', 'arm', 'group', 'photos', 'seeds', 'acc', 'random', 'gain', 'lo', 'hi', 'epochs', 'epochs_needed',
+          'seconds', 'seconds_needed', 'plateaued', 'confidence', 'variant']
 
 def gains(
     chapters=None, # Names; None: all with committed results
@@ -441,8 +442,9 @@ def _gain(runs, random, part, counts):
     count = counts.get(f'imagenet_confidence.{first.config.variant}') or counts.get('imagenet_confidence')
     return dict(chapter=first.chapter, net=first.net, arm=runs[0].arm, group=first.group, photos=first.data.split.train, seeds=d['seeds'],
                 acc=mean(runs, acc), random=mean(random, acc), gain=d['diff'], lo=d['lo'], hi=d['hi'],
-                epochs=mean(random, lambda r: len(r.epochs)), epochs_needed=epochs, seconds=mean(random, lambda r: r.seconds), seconds_needed=seconds,
-                plateaued=all(r.plateaued() for r in random), confidence=count.value if count else float('nan'), variant=first.config.variant)
+                epochs=mean(random, lambda r: len(r.epochs)), epochs_needed=epochs,
+                seconds=mean(random, lambda r: r.seconds), seconds_needed=seconds, plateaued=all(r.plateaued() for r in random),
+                confidence=count.value if count else float('nan'), variant=first.config.variant)
 
 # %% ../../nbs/lib/24_results.report.ipynb #009d7101
 _CHAPTER_COLORS = '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#999999', '#000000' # blue and vermillion are arms
@@ -460,9 +462,11 @@ def plot_gains(
         for arm,o in here.groupby('arm'): _draw_gains(left, middle, right, o, arm, color, chapter.replace('_', ' '))
     _finish_gains(left, middle, right, rows)
     rising = (~rows.plateaued.astype(bool)).sum()
-    caption_below(fig, f"{len(rows)} comparisons from committed runs: same net, schedule and photos on both sides. Lead: accuracy on validation, paired photo by "
-                       "photo, 95 % over seeds and photos. Confidence: the mean of the highest probability that a net trained on ImageNet alone gives each picture. "
-                       f"Right: below the dotted line epochs are saved. In {rising} of them the random arm was still rising when it stopped, or had too few epochs to tell.")
+    caption_below(fig, f"{len(rows)} comparisons from committed runs: same net, schedule and photos on both sides. "
+                       "Lead: accuracy on validation, paired photo by photo, 95 % over seeds and photos. "
+                       "Confidence: the mean of the highest probability that a net trained on ImageNet alone gives each picture. "
+                       f"Right: below the dotted line epochs are saved. In {rising} of them the random arm was still rising "
+                       "when it stopped, or had too few epochs to tell.")
     return fig
 
 def _draw_gains(left, middle, right, o, arm, color, chapter):
@@ -479,7 +483,8 @@ def _finish_gains(left, middle, right, rows):
     right.plot([1, most], [1, most], ls=':', color='#888888')
     for ax in (left, middle): ax.axhline(0, color='#888888', lw=1)
     usual = rows.groupby('chapter').confidence.agg(lambda o: o.mode().max())
-    for o in rows[rows.confidence != rows.chapter.map(usual)].dropna(subset='confidence').itertuples(): # pictures of another kind than the chapter's
+    others = rows[rows.confidence != rows.chapter.map(usual)].dropna(subset='confidence') # pictures of another kind than the chapter's
+    for o in others.itertuples():
         middle.annotate(o.variant.replace('-', ' '), (o.confidence, 100*o.gain), (5, -10), textcoords='offset points', fontsize=7)
     middle.set(xlabel="ImageNet's confidence in the pictures")
     middle.label_outer()
@@ -588,8 +593,8 @@ def _draw_article(ax, article, verdicts, width):
             number = v.claim.id.rpartition("-")[2]
             ax.text(x+.5, y, f'{mark}\n{number}', ha='center', va='center', fontsize=7, color=_shade(color), linespacing=1.1)
         if not found: ax.text(.1, y, 'none', va='center', color='#777777', fontsize=8)
-    ax.set(xlim=(0, width), ylim=(len(VERDICTS)-.5, -.5), xticks=[], yticks=range(len(VERDICTS)), title=f'{article}: {_count(len(verdicts), "claim")}')
-    ax.set_yticklabels(VERDICTS)
+    ax.set(xlim=(0, width), ylim=(len(VERDICTS)-.5, -.5), xticks=[], title=f'{article}: {_count(len(verdicts), "claim")}')
+    ax.set_yticks(range(len(VERDICTS)), VERDICTS)
     ax.grid(False)
     ax.tick_params(length=0)
     for s in ax.spines.values(): s.set_visible(False)
@@ -671,5 +676,6 @@ def plot_cost(
         ax.minorticks_off()
     axs[0].set_ylabel('seconds')
     axs[0].legend(fontsize=7)
-    caption_below(fig, f"ResNet-18, {bench.result['size']} px, body frozen; {bench.kind}, {m.get('threads', '')} threads; data/results/bench.jsonl.")
+    caption_below(fig, f"ResNet-18, {bench.result['size']} px, body frozen; {bench.kind}, {m.get('threads', '')} threads; "
+                       "data/results/bench.jsonl.")
     return fig
