@@ -103,9 +103,10 @@ def is_sound(
     return True
 
 # %% ../../nbs/lib/33_train.cache.ipynb #a0edf828
+_SHUT = "this folder can't be written to"
 _NO_ROOM = {errno.ENOSPC: 'the disk is full', errno.EDQUOT: 'your quota is used up', errno.EFBIG: 'the file is too large for this disk',
-            errno.ENOTDIR: "a part of its path is a file", errno.ENOENT: "this folder can't be made", errno.EROFS: "this disk can't be written to",
-            errno.EACCES: "this folder can't be written to", errno.EPERM: "this folder can't be written to"}
+            errno.ENOTDIR: "a part of its path is a file", errno.ENOENT: "this folder can't be made",
+            errno.EROFS: "this disk can't be written to", errno.EACCES: _SHUT, errno.EPERM: _SHUT}
 
 def _discard(folder:Path):
     "Remove a folder in one step for all who look, then for good"
@@ -165,8 +166,9 @@ def cached(
     except OSError as e:
         if e.errno not in _NO_ROOM: raise
         why = e.strerror if e.errno == errno.EFBIG else _NO_ROOM[e.errno]
-        warnings.warn(f"No cache is kept in {cache_path()}: {why}. The work goes on without it, more slowly. `transfer_course cache --clean` "
-                      "makes room; TRANSFER_COURSE_RUNS names another folder, TRANSFER_COURSE_CACHE_GB another limit.", stacklevel=2)
+        warnings.warn(f"No cache is kept in {cache_path()}: {why}. The work goes on without it, more slowly. "
+                      "`transfer_course cache --clean` makes room; TRANSFER_COURSE_RUNS names another folder, TRANSFER_COURSE_CACHE_GB "
+                      "another limit.", stacklevel=2)
         return None
     found.touch()
     return found
@@ -181,7 +183,8 @@ def _age(seconds:float) -> str:
 def cache_text() -> str: # A line an entry
     "What lies in the cache: size, age, contents"
     here = entries()
-    def line(o): return f"{o.meta['bytes']/1e6:10,.1f} MB  {_age(time.time()-o.used):>10}  {o.path.name}  {o.about.get('words', '')}".rstrip()
+    def line(o):
+        return f"{o.meta['bytes']/1e6:10,.1f} MB  {_age(time.time()-o.used):>10}  {o.path.name}  {o.about.get('words', '')}".rstrip()
     total = sum(o.meta['bytes'] for o in here)/1e6
     last = f"{total:10,.1f} MB  in {len(here)} caches, {limit_bytes()/1e9:g} GB allowed; {cache_path()}"
     return '\n'.join([*map(line, here), last])

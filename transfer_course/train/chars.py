@@ -69,7 +69,8 @@ def _texts_of_table(path:Path, names) -> dict:
     try:
         with open(path, encoding='utf-8-sig', newline='') as f: rows = list(csv.DictReader(f))
     except FileNotFoundError:
-        raise CourseError(f"There is no table {path}: give the name of a CSV in {path.parent}, or none where files are named by their texts.") from None
+        raise CourseError(f"There is no table {path}: give the name of a CSV in {path.parent}, or none where files are named by their "
+                          "texts.") from None
     if not rows or not {'file', 'text'} <= set(rows[0]):
         raise CourseError(f"{path} needs a first line with the columns file,text, and rows below it.")
     texts = {o['file']: o['text'] or '' for o in rows}
@@ -84,7 +85,8 @@ def _check_texts(path, labels:dict, alphabet:str) -> str:
     lengths = Counter(map(len, labels.values()))
     usual = lengths.most_common(1)[0][0]
     if odd := next((n for n,t in labels.items() if len(t) != usual), None):
-        raise CourseError(f"{path}: the text of '{odd}' is '{labels[odd]}' with {len(labels[odd])} characters, and the others have {usual}: "
+        raise CourseError(f"{path}: the text of '{odd}' is '{labels[odd]}' with {len(labels[odd])} characters, and the others have "
+                          f"{usual}: "
                           "one net reads texts of one length.")
     found = ''.join(sorted(set(''.join(labels.values()))))
     if alphabet and (strange := set(found) - set(alphabet)):
@@ -102,7 +104,8 @@ def text_data(
     folder = Path(folder)
     files = [o for o in folder.rglob('*') if o.suffix.lower() in PICTURE_ENDINGS and not o.name.startswith('.')]
     names = sorted(o.relative_to(folder).as_posix() for o in files)
-    if not names: raise CourseError(f"{folder} holds no pictures: what is wanted are files named by the text they show, such as A1B2C3.jpg.")
+    if not names: raise CourseError(f"{folder} holds no pictures: what is wanted are files named by the text they show, such as "
+                                    "A1B2C3.jpg.")
     labels = _texts_of_table(folder/table, names) if table else {o: Path(o).stem for o in names}
     info = dict(name=f'own:{folder.name}', source='own folder', photos=len(names), complete=True, set_aside=0) | about
     info['alphabet'] = _check_texts(folder, labels, alphabet)
@@ -201,7 +204,8 @@ class AttentionHead(nn.Module):
     def forward(self, x):
         x = self.project(x.flatten(2).transpose(1, 2))
         if x.shape[1] > len(self.where):
-            raise CourseError(f"The body's last map has {x.shape[1]} positions, and this head was made for {len(self.where)}: give a larger grid.")
+            raise CourseError(f"The body's last map has {x.shape[1]} positions, and this head was made for {len(self.where)}: give a "
+                              "larger grid.")
         q = self.queries.expand(len(x), -1, -1)
         return self.out(q + self.attend(q, x + self.where[:x.shape[1]], x, need_weights=False)[0])
 

@@ -187,7 +187,7 @@ def fit_linear_probe(
     x,y = np.concatenate(views), np.tile(y, len(views))
     groups = None if groups is None else np.tile(groups, len(views))
     mean,std = x.mean(0), x.std(0)+1e-6
-    with warnings.catch_warnings(), threadpool_limits(1): # its small products gain nothing from threads, and lose much where two libraries' threads meet
+    with warnings.catch_warnings(), threadpool_limits(1): # small products lose time where two libraries' threads meet
         warnings.filterwarnings('ignore', category=FutureWarning) # scikit-learn announces changes of defaults that are all given here
         reg,C = _regression((x-mean)/std, y, groups, seed, C)
     w,b = reg.coef_, reg.intercept_
@@ -265,7 +265,8 @@ def imagenet_confidence(
     ds, # A `DataSet`
     n:int=300, # Pictures to look at, at most
 ) -> float: # Between 0.001 and 1
-    "Mean highest probability of an ImageNet net: low where pictures are unlike ImageNet's (D. Hendrycks, K. Gimpel: A baseline for detecting misclassified and out-of-distribution examples, 2017)"
+    "Mean highest probability of an ImageNet net: low where pictures are unlike ImageNet's (D. Hendrycks, K. Gimpel: A baseline for "
+    "detecting misclassified and out-of-distribution examples, 2017)"
     return float(imagenet_opinion(ds, sorted(ds.names, key=hash_unit)[:n]).max(1).values.mean())
 
 def confidence_count(

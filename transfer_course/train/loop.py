@@ -327,7 +327,8 @@ def _begin(new:Run, resume:bool) -> tuple: # (Run, training state or None)
     old,state = _stored(new)
     if not old: return new, None
     if differs := _difference(old, new):
-        raise CourseError(f"The run {new.name} is there with another {differs} than asked for now: --fresh runs it anew, and the old one is lost.")
+        raise CourseError(f"The run {new.name} is there with another {differs} than asked for now: --fresh runs it anew, and the old one "
+                          "is lost.")
     if old.status == 'finished': return old, None
     if not resume:
         raise CourseError(f"The run {new.name} was stopped after {len(old.epochs)} of {new.config.schedule.epochs} epochs: "
@@ -336,7 +337,8 @@ def _begin(new:Run, resume:bool) -> tuple: # (Run, training state or None)
     if not Numerics(**old.numerics).runs_well_on(processor_kind()):
         raise CourseError(f"The run {new.name} was begun in bfloat16, which this processor emulates, thirty times slower: "
                           "--fresh runs it anew in single precision.")
-    if old.code != new.code: old = replace(old, code=replace(new.code, dirty=True)) # two versions of the code made it: no commit makes it again
+    if old.code != new.code: # two versions of the code made it: no commit makes it again
+        old = replace(old, code=replace(new.code, dirty=True))
     return old, state
 
 # %% ../../nbs/lib/37_train.loop.ipynb #4d584d23
@@ -345,8 +347,9 @@ def log_epoch(
     row # Its newest `Epoch`
 ):
     "One line an epoch"
-    print(f"{run.arm:>12} seed {run.seed}  epoch {row.epoch+1}/{_arm(run.arm).epochs(run.config)}  loss {row.train_loss:.3f} train {row.valid_loss:.3f} valid  "
-          f"accuracy {row.train_acc:.3f} train {row.valid_acc:.3f} valid  {row.seconds:.1f} s", flush=True)
+    print(f"{run.arm:>12} seed {run.seed}  epoch {row.epoch+1}/{_arm(run.arm).epochs(run.config)}  "
+          f"loss {row.train_loss:.3f} train {row.valid_loss:.3f} valid  accuracy {row.train_acc:.3f} train {row.valid_acc:.3f} valid  "
+          f"{row.seconds:.1f} s", flush=True)
 
 def _quiet(learn) -> ExitStack:
     "No tables of fastai's; no bars where nobody watches"
@@ -414,14 +417,18 @@ def require_weights(
     "A `CourseError` where a run's weights are missing or are of other classes"
     path = run.weights_path
     if not path.exists():
-        what,epochs = '--data FOLDER' if run.chapter == 'own' else run.chapter, re.search(r'\d+', run.config.schedule.name) # the number that `Schedule.with_epochs` sets
+        what = '--data FOLDER' if run.chapter == 'own' else run.chapter
+        epochs = re.search(r'\d+', run.config.schedule.name) # the number that `Schedule.with_epochs` sets
         raise CourseError(f"The weights of {run.name} are not on this machine: results that came with the course hold none. "
-                          f"`transfer_course run {what} --scale {run.scale} --arch {run.net}{f' --epochs {epochs[0]}' if epochs else ''} --fresh` trains it here.")
+                          f"`transfer_course run {what} --scale {run.scale} --arch {run.net}{f' --epochs {epochs[0]}' if epochs else ''} "
+                          "--fresh` trains it here.")
     try:
         with safe_open(path, 'pt') as f: kept = (f.metadata() or {}).get('classes')
-    except Exception as e: raise CourseError(f"{path} is damaged ({' '.join(str(e).split())[:200]}): run {run.name} again with --fresh.") from None
+    except Exception as e:
+        raise CourseError(f"{path} is damaged ({' '.join(str(e).split())[:200]}): run {run.name} again with --fresh.") from None
     if kept and tuple(json.loads(kept)) != run.classes:
-        raise CourseError(f"{path} tells {', '.join(json.loads(kept))} apart, and {run.name} knows {', '.join(run.classes)}: the file belongs to another run.")
+        raise CourseError(f"{path} tells {', '.join(json.loads(kept))} apart, and {run.name} knows {', '.join(run.classes)}: the file "
+                          "belongs to another run.")
 
 def load_learner_of(
     run:Run # Finished, its weights beside it
@@ -435,7 +442,8 @@ def load_learner_of(
     learn = transfer_learner(dls, run.arch, weights, False, _arm(run.arm).head(config), numerics)
     try: learn.model.load_state_dict(load_file(run.weights_path))
     except Exception as e:
-        raise CourseError(f"{run.weights_path} is damaged, or of another net ({' '.join(str(e).split())[:200]}): run {run.name} again with --fresh.") from None
+        raise CourseError(f"{run.weights_path} is damaged, or of another net ({' '.join(str(e).split())[:200]}): run {run.name} again with "
+                          "--fresh.") from None
     learn.remove_cbs([cb for cb in learn.cbs if type(cb).__name__ == 'ProgressCallback'])
     return learn
 

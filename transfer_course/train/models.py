@@ -97,7 +97,8 @@ def _stats(arch:str) -> tuple:
 def _from_file(arch:str, path:Path) -> Weights:
     "Weights in a file of the reader's; a JSON beside it may say more"
     if not path.is_file():
-        raise CourseError(f"There are no weights at {path}: give a .safetensors or .pth file, 'imagenet', 'random', or a tag on the mirror.")
+        raise CourseError(f"There are no weights at {path}: give a .safetensors or .pth file, 'imagenet', 'random', or a tag on the "
+                          "mirror.")
     info = read_json(path.with_suffix('.json')) if path.with_suffix('.json').exists() else {}
     return _weights_in(path, info, path.name, 'file', _stats(arch))
 
@@ -347,7 +348,8 @@ def transfer_learner(
     if not (there := dls.after_batch.fs.filter(risinstance(Normalize))):
         dls.add_tfms([Normalize.from_stats(weights.mean, weights.std, cuda=device!='cpu')], 'after_batch')
     elif not np.allclose(means := there[0].mean.flatten().cpu(), weights.mean, atol=1e-3):
-        warnings.warn(f"These loaders normalise with means {[round(o, 3) for o in means.tolist()]}, and the weights of {arch} want {weights.mean}: "
+        used = [round(o, 3) for o in means.tolist()]
+        warnings.warn(f"These loaders normalise with means {used}, and the weights of {arch} want {weights.mean}: "
                       "were they used for another net before? Make new ones.", stacklevel=2)
     library,name = arch.split(':')
     split = _TORCHVISION[name][1]['split'] if library == 'torchvision' else default_split

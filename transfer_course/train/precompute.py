@@ -32,29 +32,36 @@ def _plain(o, seen=()): # seen: what is being written already
     if isinstance(o, ModuleType): return o.__name__
     if isinstance(o, Enum): return o.name
     if isinstance(o, torch.Tensor): return _plain((o.float() if o.dtype == torch.bfloat16 else o).detach().cpu().numpy())
-    if isinstance(o, np.ndarray): return [str(o.dtype), list(o.shape), hashlib.sha256(np.ascontiguousarray(o)).hexdigest()[:16]] if o.dtype != object else _plain(o.tolist(), seen)
+    if isinstance(o, np.ndarray) and o.dtype == object: return _plain(o.tolist(), seen)
+    if isinstance(o, np.ndarray): return [str(o.dtype), list(o.shape), hashlib.sha256(np.ascontiguousarray(o)).hexdigest()[:16]]
     if isinstance(o, np.generic): return o.item()
     if isinstance(o, functools.partial): return [_plain(v, seen) for v in (o.func, o.args, o.keywords)]
     if isinstance(o, dict): return {str(k): _plain(v, seen) for k,v in o.items()}
     if isinstance(o, (list, tuple, L)): return [_plain(v, seen) for v in o]
     if isinstance(o, (set, frozenset)): return sorted(map(repr, o))
     if isinstance(o, MethodType): return f'{_plain(o.__self__, seen)}.{o.__name__}' + _written(o.__func__, seen)
-    if isinstance(o, (type, FunctionType)) or not hasattr(o, '__dict__'): return f"{getattr(o, '__module__', '')}.{getattr(o, '__qualname__', repr(o))}" + _written(o, seen)
+    if isinstance(o, (type, FunctionType)) or not hasattr(o, '__dict__'):
+        return f"{getattr(o, '__module__', '')}.{getattr(o, '__qualname__', repr(o))}" + _written(o, seen)
     return f'another {type(o).__qualname__}' if any(o is s for s in seen) else describe(o, (*seen, o))
 
 def _written(o, seen=()) -> str:
     "A hash of what a function or class does that no version stands for; '' for those of the libraries"
     if (getattr(o, '__module__', None) or 'builtins').partition('.')[0] in _LIBRARIES or any(o is f for f in seen): return ''
     if isinstance(o, FunctionType): return ' ' + fingerprint(_code(o, (*seen, o)))
-    if isinstance(o, type): return ' ' + fingerprint([_plain(f, (*seen, o)) for c in o.__mro__ for f in vars(c).values() if isinstance(f, FunctionType)])
+    if isinstance(o, type):
+        functions = [f for c in o.__mro__ for f in vars(c).values() if isinstance(f, FunctionType)]
+        return ' ' + fingerprint([_plain(f, (*seen, o)) for f in functions])
     return ''
 
 def _code(f, seen) -> list:
     "Byte code, constants, defaults, and the values that a function takes from outside"
     def of(c): return [c.co_code.hex(), list(c.co_names), [of(o) if isinstance(o, CodeType) else _plain(o) for o in c.co_consts]]
     def names(c): return {*c.co_names}.union(*(names(o) for o in c.co_consts if isinstance(o, CodeType)))
-    outside = {k: f.__globals__[k] for k in sorted(names(f.__code__)) if isinstance(f.__globals__.get(k), (str, int, float, tuple, list, dict, set, np.ndarray, torch.Tensor, FunctionType, functools.partial))}
-    return [of(f.__code__), *(_plain(o, seen) for o in (f.__defaults__, f.__kwdefaults__, outside, [c.cell_contents for c in f.__closure__ or ()]))]
+    outside = {k: f.__globals__[k] for k in sorted(names(f.__code__)) if isinstance(f.__globals__.get(k), _VALUES)}
+    enclosed = [c.cell_contents for c in f.__closure__ or ()]
+    return [of(f.__code__), *(_plain(o, seen) for o in (f.__defaults__, f.__kwdefaults__, outside, enclosed))]
+
+_VALUES = str, int, float, tuple, list, dict, set, np.ndarray, torch.Tensor, FunctionType, functools.partial
 
 def describe(
     tfm, # A transform, or a pipeline of them
@@ -67,7 +74,8 @@ def describe(
     state = {k: getattr(tfm, k, None) for k in given} if given else {k: v for k,v in vars(tfm).items() if own or not k.startswith('_')}
     if type(tfm) is Transform: state = dict(function=_plain(next(iter(_functions(tfm)), None), seen))
     elif own: state['written'] = own + ''.join(_written(f, seen) for f in _functions(tfm))
-    return {f'{type(tfm).__module__}.{type(tfm).__qualname__}': {k: _plain(v, seen) for k,v in sorted(state.items()) if k not in ('init_enc', 'split_idx', 'before_call')}}
+    kept = {k: _plain(v, seen) for k,v in sorted(state.items()) if k not in ('init_enc', 'split_idx', 'before_call')}
+    return {f'{type(tfm).__module__}.{type(tfm).__qualname__}': kept}
 
 def _functions(tfm) -> list:
     "The functions that were made into a transform"
@@ -84,7 +92,13 @@ def is_random(
 # %% ../../nbs/lib/34_train.precompute.ipynb #b087219f
 class Rows:
     "Inputs and targets of a loader, to be taken by index"
-    def __init__(self, x, ys, index=None, views=1, dtype=None): # x: (rows, …); ys: targets, each (items, …); index: row of each item, None for the same order; views: copies of x, one after another; dtype: of batches, None for that of x
+    def __init__(self,
+        x, # (rows, …)
+        ys, # Targets, each (items, …)
+        index=None, # Row of each item; None: in the same order
+        views:int=1, # Copies of the items in `x`, one after another; a batch takes one of them for each item, at random
+        dtype=None, # Of batches; None: that of `x`
+    ):
         self.x,self.ys,self.views,self.dtype = x,ys,views,dtype
         self.index = torch.arange(len(x)//views) if index is None else index
 
@@ -125,7 +139,8 @@ class RowsDL(TfmdDL):
         for i in chunked(samps, self.bs, self.drop_last): yield self.rows(i)
 
     def new(self, dataset=None, cls=None, **kwargs):
-        if dataset is not None: return self.source.new(dataset, cls, **kwargs) # other pictures than those in the rows
+        if dataset is not None: # other pictures than those in the rows, through all batch transforms: a learner's Normalize came later
+            return self.source.new(dataset, cls, **({'after_batch': self.after_batch} | kwargs))
         return super().new(None, cls, **({'source': self.source, 'rows': self.rows, 'num_workers': 0} | kwargs))
 
 # %% ../../nbs/lib/34_train.precompute.ipynb #cd5dd12d
@@ -138,22 +153,29 @@ def _rows_loader(dl, rows:Rows, **kwargs) -> RowsDL:
 def _paths(dl) -> list:
     "The files behind a loader"
     items = getattr(dl.dataset, 'items', [])
-    if hasattr(items, 'iloc'): raise CourseError("This loader's items are the rows of a table, and only pictures in files can be cached: give the paths as items, and let `get_y` look a path's class up in the table.")
+    if hasattr(items, 'iloc'):
+        raise CourseError("This loader's items are the rows of a table, and only pictures in files can be cached: give the paths as items, "
+                          "and let `get_y` look a path's class up in the table.")
     items = list(items)
     if not items or not all(isinstance(o, (str, Path)) for o in items):
-        raise CourseError("Only pictures in files can be cached, and this loader's items are no paths: build it from paths, as `DataBlock` with `get_items=get_image_files` does.")
+        raise CourseError("Only pictures in files can be cached, and this loader's items are no paths: build it from paths, as `DataBlock` "
+                          "with `get_items=get_image_files` does.")
     if getattr(dl, 'n_inp', 1) != 1: raise CourseError(f"This loader gives {dl.n_inp} inputs, and one picture at a time can be cached.")
     return items
 
 def _targets(dl) -> list: # Tensors, each (items, …)
     "The targets of a loader's items, without opening a picture"
     if isinstance(dl, RowsDL): return dl.rows.ys
-    if not isinstance(dl.dataset, Datasets): raise CourseError(f"The targets of a {type(dl.dataset).__name__} can't be had without opening each picture: build the loader with `DataBlock` or `Datasets`.")
+    if not isinstance(dl.dataset, Datasets):
+        raise CourseError(f"The targets of a {type(dl.dataset).__name__} can't be had without opening each picture: "
+                          "build the loader with `DataBlock` or `Datasets`.")
     lists = dl.dataset.tls[dl.n_inp:]
     columns = [[tl[i] for i in range(len(tl))] for tl in lists]
     if bad := [type(c[0]).__name__ for c in columns if not isinstance(c[0], (Tensor, int, float))]:
-        raise CourseError(f"Targets that are changed together with the picture ({', '.join(bad)}) can't be cached: this is for classes and numbers.")
-    ys = [default_collate(c) if not isinstance(c[0], Tensor) else retain_type(torch.stack([o.as_subclass(Tensor) for o in c]), c[0]) for c in columns]
+        raise CourseError(f"Targets that are changed together with the picture ({', '.join(bad)}) can't be cached: "
+                          "this is for classes and numbers.")
+    def stacked(c): return retain_type(torch.stack([o.as_subclass(Tensor) for o in c]), c[0])
+    ys = [stacked(c) if isinstance(c[0], Tensor) else default_collate(c) for c in columns]
     _refuse_changed(dl, ys)
     return ys
 
@@ -163,7 +185,9 @@ def _refuse_changed(dl, ys):
     with fork_rng(): batch = dl.after_batch(to_device(dl.do_batch([dl.after_item(dl.dataset[j]) for j in i]), dl.device))
     for got,y in zip(batch[dl.n_inp:], ys):
         if got.shape != y[i].shape or not torch.allclose(got.cpu().double(), y[i].cpu().double(), equal_nan=True):
-            raise CourseError(f"A transform of these loaders changes the targets ({type(got).__name__}), and only those that stay as they are can be cached: do it in `get_y`, or train without the cache.")
+            raise CourseError(f"A transform of these loaders changes the targets ({type(got).__name__}), and only those that stay as they "
+                              "are "
+                              "can be cached: do it in `get_y`, or train without the cache.")
 
 def _in_stripes(work, n:int):
     "Call `work` with every k-th of n numbers, on k threads, eight at most: one task a file would cost more than hashing it"
@@ -188,12 +212,14 @@ def hash_files(
 def _plain_squish(dl) -> Resize|None:
     "The `Resize` of a loader that opens its pictures as `Photo` and squishes them, and does nothing else to them"
     opening = [f for o in dl.dataset.tls[0].tfms.fs for f in _functions(o) if f is not noop]
-    tfms = [type(o) for o in dl.after_item.fs]
-    if opening == [Photo.create] and tfms == [Resize, ToTensor] and dl.after_item.fs[0].method == ResizeMethod.Squish: return dl.after_item.fs[0]
+    tfms = dl.after_item.fs
+    if opening != [Photo.create] or [type(o) for o in tfms] != [Resize, ToTensor]: return None
+    return tfms[0] if tfms[0].method == ResizeMethod.Squish else None
 
 def _opener(dl, split_idx:int=1):
     "A function from a path to a picture as the loader's item transforms leave it; each thread needs its own"
-    if o := _plain_squish(dl): return lambda path: TensorImage(np.array(Photo.create(path).resize(o.size, o.mode))).permute(2, 0, 1) # the same bytes in half the time of fastai's pipeline
+    if o := _plain_squish(dl): # the same bytes in half the time of fastai's pipeline
+        return lambda path: TensorImage(np.array(Photo.create(path).resize(o.size, o.mode))).permute(2, 0, 1)
     create,after = deepcopy((dl.dataset.tls[0].tfms, dl.after_item))
     create.split_idx = after.split_idx = split_idx
     return lambda path: first(after((create(path),)))
@@ -204,16 +230,33 @@ def _fill_pictures(dl, paths, array):
         opened = _opener(dl)
         for i in (progress(stripe, comment='decoding') if stripe.start == 0 else stripe):
             x = opened(paths[i])
-            if x.dtype != torch.uint8: raise CourseError(f"{paths[i]} comes out as {x.dtype}, and pictures are cached as bytes: leave IntToFloatTensor to the batch transforms.")
-            if tuple(x.shape) != array.shape[1:]: raise CourseError(f"{paths[i]} comes out as {tuple(x.shape)}, others as {array.shape[1:]}: give the loaders an item transform that makes all alike, such as Resize(192, method='squish').")
+            _refuse_odd(x, array.shape[1:], paths[i])
             array[i] = x.numpy()
     _in_stripes(work, len(paths))
+
+def _refuse_odd(x, shape, path):
+    "A picture that does not fit into the array is a `CourseError`"
+    if x.dtype != torch.uint8:
+        raise CourseError(f"{path} comes out as {x.dtype}, and pictures are cached as bytes: leave IntToFloatTensor to the batch "
+                          "transforms.")
+    if tuple(x.shape) != shape:
+        raise CourseError(f"{path} comes out as {tuple(x.shape)}, others as {shape}: give the loaders an item transform that makes all "
+                          "alike, "
+                          "such as Resize(192, method='squish').")
 
 @functools.cache
 def _versions() -> dict:
     "What else decides about pixels and activations: libraries by version, this package by its code without comments"
     def code(module): return ast.dump(ast.parse(Path(find_spec(f'transfer_course.{module}').origin).read_text(encoding='utf-8')))
     return versions() | {o: fingerprint(code(o)) for o in ('data.pictures', 'train.callbacks', 'train.models', 'train.precompute')}
+
+def _the_same_twice(opened, path) -> Tensor:
+    "A picture; one that comes out otherwise each time is a `CourseError`"
+    one = opened(path)
+    if torch.equal(one, opened(path)): return one
+    raise CourseError(f"{path} comes out of the item transforms as another picture each time, and can't be decoded once: make them the "
+                      "same "
+                      "each time, or derive what is random from fastai's RandTransform and keep views with precompute(views=k).")
 
 def decode(
     dl, # A loader of pictures in files
@@ -225,10 +268,7 @@ def decode(
     first_of = dict(zip(reversed(digests), reversed(paths)))
     files = [first_of[o] for o in sorted(first_of)]
     def plan():
-        opened = _opener(dl)
-        one = opened(files[0])
-        if not torch.equal(one, opened(files[0])): raise CourseError(f"{files[0]} comes out of the item transforms as another picture each time, and can't be decoded once: make them the same each time, or derive what is random from fastai's RandTransform and keep views with precompute(views=k).")
-        shape = (len(files), *one.shape)
+        shape = (len(files), *_the_same_twice(_opener(dl), files[0]).shape)
         def fill(path): _fill_pictures(dl, files, np.memmap(path, np.uint8, 'r+', shape=shape))
         return int(np.prod(shape)), dict(shape=shape, words=f'{shape[0]:,} pictures, {shape[3]} × {shape[2]}'), fill
     key = dict(files=fingerprint(sorted(first_of), 32), open=describe(dl.dataset.tls[0].tfms), item=describe(dl.after_item), **_versions())
@@ -251,7 +291,8 @@ def decoded(self:DataLoaders,
     dls = [o for o in self.loaders if len(o.dataset)]
     if all(isinstance(o, RowsDL) for o in dls): return self
     if bad := [type(o).__name__ for o in self.train.after_item.fs if is_random(o)]:
-        raise CourseError(f"{' and '.join(bad)} can give another picture in each epoch, so nothing can be decoded once: use Resize(size, method='squish'), or precompute(views=k).")
+        raise CourseError(f"{' and '.join(bad)} can give another picture in each epoch, so nothing can be decoded once: "
+                          "use Resize(size, method='squish'), or precompute(views=k).")
     wanted = list(dict.fromkeys([*(pictures or []), *(p for dl in dls for p in _paths(dl))]))
     found = decode(self.train, wanted)
     if not found: return self
@@ -287,12 +328,14 @@ def _trace(model, opened) -> fx.Graph:
     "The net as a list of steps"
     try: return _Tracer(opened).trace(model)
     except Exception as e:
-        raise CourseError(f"The forward pass of {type(model).__name__} can't be followed into {', '.join(sorted(opened)[-1:])} ({type(e).__name__}): cut at a layer that is not inside it.") from None
+        raise CourseError(f"The forward pass of {type(model).__name__} can't be followed into {', '.join(sorted(opened)[-1:])} "
+                          f"({type(e).__name__}): cut at a layer that is not inside it.") from None
 
 def _crossings(nodes) -> list: # For each step: is it the only one whose result is used after it?
     "Where the net can be cut"
     last = {o: max([nodes.index(u) for u in o.users], default=-1) for o in nodes if o.op != 'get_attr'}
-    return [o.op in ('call_module', 'call_function', 'call_method') and all(last[p] <= i for p in nodes[:i] if p in last) for i,o in enumerate(nodes)]
+    def alone(i): return all(last[p] <= i for p in nodes[:i] if p in last)
+    return [o.op in ('call_module', 'call_function', 'call_method') and alone(i) for i,o in enumerate(nodes)]
 
 def _sequentials(model, name='') -> set:
     "Names of the Sequentials that are reached through Sequentials alone"
@@ -306,7 +349,8 @@ def _parameters(model, node) -> set:
     return set()
 
 # %% ../../nbs/lib/34_train.precompute.ipynb #8b6d12b4
-_FIXED = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, AdaptiveConcatPool2d, nn.AvgPool2d, nn.MaxPool2d, nn.Flatten, Flatten, nn.Identity, nn.ReLU) # nothing to learn, nothing random
+_FIXED = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, AdaptiveConcatPool2d, nn.AvgPool2d, nn.MaxPool2d, nn.Flatten, Flatten,
+          nn.Identity, nn.ReLU) # nothing to learn, nothing random
 
 def _frozen_steps(model, frozen:set) -> tuple: # Graph, steps, number of the last that can run once
     "How far the frozen layers reach"
@@ -322,7 +366,8 @@ def _frozen_steps(model, frozen:set) -> tuple: # Graph, steps, number of the las
     crossings = _crossings(nodes)
     last = max((j for j in range(free) if used[j]), default=None)
     if last is None: return nodes, None
-    behind = next((i for i in range(last, free) if crossings[i]), None) # where a block ends; what follows without parameters, such as a head's dropout, is not of the frozen part
+    # where a block ends; what follows without parameters, such as a head's dropout, is not of the frozen part
+    behind = next((i for i in range(last, free) if crossings[i]), None)
     return nodes, behind if behind is not None else max((i for i in range(last) if crossings[i] and any(used[:i+1])), default=None)
 
 def _named_step(model, name:str) -> tuple: # Steps, number of the one that is named
@@ -335,7 +380,8 @@ def _named_step(model, name:str) -> tuple: # Steps, number of the one that is na
     at = [i for i,o in enumerate(nodes) if o.op == 'call_module' and o.target == full]
     if len(at) != 1: raise CourseError(f"The layer '{name}' runs {len(at)} times in a forward pass: cut at one that runs once.")
     if not _crossings(nodes)[at[0]]:
-        raise CourseError(f"The net can't be cut after '{name}': another connection runs past it. The nearest good places are " + ' and '.join(f"'{o}'" for o in _near_cuts(model, full)) + '.')
+        near = ' and '.join(f"'{o}'" for o in _near_cuts(model, full))
+        raise CourseError(f"The net can't be cut after '{name}': another connection runs past it. The nearest good places are {near}.")
     return nodes, at[0]
 
 def _near_cuts(model, name:str) -> list:
@@ -365,9 +411,12 @@ def split_model(
     "Cut a net in two, where one tensor crosses"
     if frozen is None: frozen = {id(p) for p in model.parameters() if not p.requires_grad}
     nodes,i = _named_step(model, at) if at else _frozen_steps(model, frozen)
-    if i is None: raise CourseError("Nothing at the bottom of this net is frozen, so nothing can run once: call learn.freeze() first, or name a layer: precompute(at='…').")
+    if i is None:
+        raise CourseError("Nothing at the bottom of this net is frozen, so nothing can run once: call learn.freeze() first, or name "
+                          "a layer: precompute(at='…').")
     while len(nodes[i].users) == 1 and (o := nodes[i+1]).op == 'call_module' and isinstance(model.get_submodule(o.target), _FIXED): i += 1
-    if nodes[i+1].op == 'output': raise CourseError("All of this net would run once, and nothing is left to train: cut it lower, or unfreeze the head.")
+    if nodes[i+1].op == 'output':
+        raise CourseError("All of this net would run once, and nothing is left to train: cut it lower, or unfreeze the head.")
     return _halves(model, nodes, i)
 
 # %% ../../nbs/lib/34_train.precompute.ipynb #1f4c7034
@@ -390,8 +439,12 @@ def _weights_hash(model:nn.Module) -> str:
     "A fingerprint of every number in a net, and of what it does with them"
     h = hashlib.sha256(re.sub(r'0x[0-9a-f]+', '', f"{model}\n{getattr(model, 'code', '')}").encode())
     for m in model.modules():
-        if own := _written(type(m)): h.update(json.dumps([own, _plain({k: v for k,v in vars(m).items() if not k.startswith('_') and k != 'training'})]).encode()) # code that no version stands for
-    for k,v in chain(model.state_dict().items(), model.named_buffers()): h.update(k.encode()); h.update(v.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        if own := _written(type(m)): # code that no version stands for
+            state = {k: v for k,v in vars(m).items() if not k.startswith('_') and k != 'training'}
+            h.update(json.dumps([own, _plain(state)]).encode())
+    for k,v in chain(model.state_dict().items(), model.named_buffers()):
+        h.update(k.encode())
+        h.update(v.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return h.hexdigest()[:32]
 
 def _inputs(dl, views:int): # -> generator of batches (n,3,h,w) in the order of the items, view after view
@@ -415,7 +468,7 @@ def _evaluating(model:nn.Module, dtype, channels_last:bool):
     finally:
         for m,o in modes.items(): m.training = o
 
-def _activations(learn, below:nn.Module, dl, views:int=1) -> Tensor|None: # (views × items, …), mapped from disk; None where there is no room
+def _activations(learn, below:nn.Module, dl, views:int=1) -> Tensor|None: # (views × items, …), mapped; None where there is no room
     "What the lower half says about a loader's pictures, computed once"
     dtype,channels_last = _precision(learn)
     n = len(dl.dataset)
@@ -425,7 +478,8 @@ def _activations(learn, below:nn.Module, dl, views:int=1) -> Tensor|None: # (vie
             one = next(outputs) # tells the shape, and is not computed again
         nhwc = one.ndim == 4 and one.is_contiguous(memory_format=torch.channels_last) and not one.is_contiguous()
         shape = [views*n, *(one.permute(0, 2, 3, 1) if nhwc else one).shape[1:]]
-        about = dict(shape=shape, dtype=str(one.dtype).removeprefix('torch.'), nhwc=nhwc, words=f"activations of {n:,} pictures" + f' in {views} views'*(views > 1) + f", {' × '.join(map(str, shape[1:]))} {one.dtype}")
+        words = f"activations of {n:,} pictures{f' in {views} views'*(views > 1)}, {' × '.join(map(str, shape[1:]))} {one.dtype}"
+        about = dict(shape=shape, dtype=str(one.dtype).removeprefix('torch.'), nhwc=nhwc, words=words)
         def fill(path):
             out = torch.from_file(str(path), shared=True, size=int(np.prod(shape)), dtype=one.dtype).view(shape)
             with _evaluating(below, dtype, channels_last): _fill_activations(chain([one], outputs), out, nhwc)
@@ -441,7 +495,10 @@ def _refuse_moods(below, xb, y):
     if k < 1: return
     again,y = below(xb[:k]).float(), y[:k].float()
     if (again-y).norm() > (.1 if torch.is_autocast_enabled(xb.device.type) else 1e-3)*y.norm():
-        raise CourseError("The frozen part says other things about a picture when others are in its batch, or each time: a batch norm without running statistics, or a dropout that evaluation does not switch off. Such layers can't run once: freeze less, or train without precompute.")
+        raise CourseError("The frozen part says other things about a picture when others are in its batch, or each time: a batch norm "
+                          "without "
+                          "running statistics, or a dropout that evaluation does not switch off. Such layers can't run once: freeze less, "
+                          "or train without precompute.")
 
 def _outputs(below:nn.Module, dl, views:int, device): # -> generator of (n, …), batch after batch
     "Run the lower half over all pictures and views; the caller has it in evaluation mode"
@@ -450,7 +507,7 @@ def _outputs(below:nn.Module, dl, views:int, device): # -> generator of (n, …)
         y = below(xb)
         if k == 0: _refuse_moods(below, xb, y)
         yield y
-        gc.collect(1) # fastai's transforms leave each batch in a reference cycle (plum keeps the exception of a lookup that fails), which Python would find ten batches later
+        gc.collect(1) # fastai's transforms leave each batch in a reference cycle, which Python would find ten batches later
     release_memory()
 
 def _fill_activations(outputs, out:Tensor, nhwc:bool):
@@ -465,8 +522,10 @@ def _activations_key(below, dl, views, dtype, channels_last) -> dict:
     files = fingerprint(hash_files(_paths(dl)), 32)
     tfms = [describe(o) for o in (dl.dataset.tls[0].tfms, dl.after_item, dl.after_batch)]
     drawn = dict(bs=dl.bs) if _random_transforms(dl) else {} # a batch is drawn for at once
-    return dict(drawn, files=files, transforms=tfms, split=dl.dataset.split_idx, views=views, net=_weights_hash(below), precision=str(dtype), channels_last=channels_last, device=processor_kind(torch.device(dl.device).type),
-                gpu=torch.cuda.get_device_name(dl.device) if torch.device(dl.device).type == 'cuda' else None, **_versions())
+    device = torch.device(dl.device)
+    gpu = torch.cuda.get_device_name(device) if device.type == 'cuda' else None
+    return dict(drawn, files=files, transforms=tfms, split=dl.dataset.split_idx, views=views, net=_weights_hash(below),
+                precision=str(dtype), channels_last=channels_last, device=processor_kind(device.type), gpu=gpu, **_versions())
 
 # %% ../../nbs/lib/34_train.precompute.ipynb #d412a332
 def _random_transforms(dl) -> list:
@@ -491,8 +550,11 @@ def _check_views(dl, views:int|None):
     "Are the views given where they are needed, and only there?"
     dice = [type(o).__name__ for o in _random_transforms(dl)]
     if dice and views is None:
-        raise CourseError(f"The training pictures are changed at random ({', '.join(dice)}), and activations are computed once: say how many views of each to keep, precompute(views=2) or more, or take the random transforms out.")
-    if not dice and (views or 1) > 1: raise CourseError(f"views={views}, and nothing in the training loader is random: all views would be the same. Leave it out.")
+        raise CourseError(f"The training pictures are changed at random ({', '.join(dice)}), and activations are computed once: say how "
+                          "many "
+                          "views of each to keep, precompute(views=2) or more, or take the random transforms out.")
+    if not dice and (views or 1) > 1:
+        raise CourseError(f"views={views}, and nothing in the training loader is random: all views would be the same. Leave it out.")
     if views is not None and views < 1: raise CourseError(f"views={views}: give 1 or more.")
 
 # %% ../../nbs/lib/34_train.precompute.ipynb #4d48c309
@@ -510,7 +572,9 @@ def _frozen(learn) -> set:
 def _say_what_sleeps(below:nn.Module):
     "Layers that behave otherwise in training are in evaluation mode now: said where it changes more than batch norms"
     drops = [m for m in below.modules() if ('drop' in type(m).__name__.lower()) and getattr(m, 'p', getattr(m, 'drop_prob', 0))]
-    if drops: warnings.warn(f"The frozen part has dropout ({len(drops)} layers): computed once, it is in evaluation mode, and they do nothing.", stacklevel=3)
+    if drops:
+        warnings.warn(f"The frozen part has dropout ({len(drops)} layers): computed once, it is in evaluation mode, and they do nothing.",
+                      stacklevel=3)
 
 class FrozenInEval(Callback):
     "Keep some layers in evaluation mode and untrained, batch norms too, while the rest trains: what precomputed layers do, without a cache"
@@ -530,13 +594,17 @@ class OnActivations(Callback):
     "For training on activations: refuses what wants pictures, and gives freed memory back after each epoch"
     order = MixHandler.order - 1
     def before_fit(self):
-        if mixes := [type(o).__name__ for o in self.learn.cbs if isinstance(o, MixHandler)]: raise CourseError(f"{mixes[0]} mixes pictures, and what trains here are layers above the frozen ones, on activations: drop precompute, or drop {mixes[0]}.")
+        if mixes := [type(o).__name__ for o in self.learn.cbs if isinstance(o, MixHandler)]:
+            raise CourseError(f"{mixes[0]} mixes pictures, and what trains here are layers above the frozen ones, on activations: "
+                              f"drop precompute, or drop {mixes[0]}.")
 
-    def after_epoch(self): release_memory() # small batches by the thousand leave holes that later ones don't fit into, a quarter of a megabyte each
+    def after_epoch(self): release_memory() # thousands of small batches leave holes that later ones don't fit into
 
 class HeadLearner(Learner):
     "Trains the layers above precomputed ones. What it learns, the learner it came from knows: that one takes pictures"
-    def _takes_no_pictures(self, *args, **kwargs): raise CourseError("This learner takes activations, not pictures: ask the one that precompute() was called on; it knows what was learned.")
+    def _takes_no_pictures(self, *args, **kwargs):
+        raise CourseError("This learner takes activations, not pictures: use the one that precompute() was called on; it knows what was "
+                          "learned.")
     predict = export = show_results = _takes_no_pictures
 
 @patch
@@ -554,14 +622,16 @@ def precompute(self:Learner,
     dls = _decoded_if_fixed(self.dls)
     with fork_rng(): parts = [(_activations(self, below, dl, views or 1 if i == 0 else 1), dl) for i,dl in enumerate(dls.loaders)]
     if any(x is None for x,_ in parts): return _twin(self, dls, self.model, [FrozenInEval(below)])
-    dtype = None if _trains_in_half(self) else torch.float32 # the lower half may have been run in another precision than the upper one trains in
-    loaders = [_rows_loader(dl, Rows(x, _targets(dl), views=views or 1 if i == 0 else 1, dtype=dtype), after_batch=Pipeline()) for i,(x,dl) in enumerate(parts)]
+    dtype = None if _trains_in_half(self) else torch.float32 # the lower half may have run in another precision
+    def loader(x, dl, views): return _rows_loader(dl, Rows(x, _targets(dl), views=views, dtype=dtype), after_batch=Pipeline())
+    loaders = [loader(x, dl, views or 1 if i == 0 else 1) for i,(x,dl) in enumerate(parts)]
     return _twin(self, type(dls)(*loaders, path=dls.path, device=dls.device), above, [OnActivations()], HeadLearner)
 
 def _twin(learn, dls, model, cbs, cls=Learner) -> Learner:
     "Another learner with the same settings, callbacks and optimizer"
-    res = cls(dls, model, learn.loss_func, learn.opt_func, learn.lr, learn.splitter, metrics=list(learn.metrics), path=learn.path, model_dir=learn.model_dir,
-                  wd=learn.wd, wd_bn_bias=learn.wd_bn_bias, train_bn=learn.train_bn, moms=learn.moms, default_cbs=False)
+    res = cls(dls, model, learn.loss_func, learn.opt_func, learn.lr, learn.splitter, metrics=list(learn.metrics), path=learn.path,
+              model_dir=learn.model_dir, wd=learn.wd, wd_bn_bias=learn.wd_bn_bias, train_bn=learn.train_bn, moms=learn.moms,
+              default_cbs=False)
     res.add_cbs([copy(o) for o in learn.cbs] + cbs)
     res.opt,res.create_mbar,res.logger = learn.opt, learn.create_mbar, learn.logger
     return res

@@ -47,11 +47,13 @@ def _refuse_other_size(run, path, size):
     "A photo may have any size; a net that reads texts has seen one size only, and squeezed letters are other letters"
     h,w = run.config.size
     if size != (w, h):
-        raise CourseError(f"{path} has {size[0]} × {size[1]} pixels, and {run.name} reads pictures of {w} × {h}: make it that size, without squeezing it.")
+        raise CourseError(f"{path} has {size[0]} × {size[1]} pixels, and {run.name} reads pictures of {w} × {h}: make it that size, "
+                          "without squeezing it.")
 
 def _read_class(path, probs, classes) -> dict: # picture, pred, confidence, probs
     "A class from the probabilities of all"
-    return dict(picture=str(path), pred=classes[int(probs.argmax())], confidence=float(probs.max()), probs=dict(zip(classes, map(float, probs))))
+    pred = classes[int(probs.argmax())]
+    return dict(picture=str(path), pred=pred, confidence=float(probs.max()), probs=dict(zip(classes, map(float, probs))))
 
 def _read_text(path, probs, classes) -> dict: # picture, pred, confidence, chars: (character, probability) for each place
     "A text from the probabilities of its characters"
@@ -97,7 +99,8 @@ def _refuse_known_photos(run:Run, ds:DataSet):
     if trained == other and run.data.name != ds.name:
         raise CourseError(f"{ds.name} shows the same photos as {run.data.name}, which {run.name} was trained on: that is no external test.")
     seen = set(run.split().train) & set(ds.names) if run.data.name == ds.name else set()
-    if seen: raise CourseError(f"{run.name} was trained on {len(seen):,} photos of {ds.name}, such as '{min(seen)}': that is no external test.")
+    if seen: raise CourseError(f"{run.name} was trained on {len(seen):,} photos of {ds.name}, such as '{min(seen)}': that is no external "
+                               "test.")
 
 def external_test(
     run:Run, # Finished, its weights beside it
@@ -106,8 +109,8 @@ def external_test(
     "Let a run's net predict all photos of another data set, once; what is in the store already is taken from there"
     _refuse_known_photos(run, ds)
     info = as_record(ds.info, DataInfo)
-    had = [o for o in load_external_tests(run.chapter, ds.name, own=True) if o.run == run.name and o.data == info]
-    if had: return had[0]
+    for o in load_external_tests(run.chapter, own=True, run=run.name, source=ds.name):
+        if o.data == info and Path(o.origin).is_relative_to(runs_path()): return o # a committed one is of other weights
     rows = prediction_rows('external_test', ds.names, [ds.labels[o] for o in ds.names], predict_photos(run, ds, ds.names), run.classes)
     found = ExternalTest(run.chapter, run.name, ds.name, score(rows, run.classes), info, machine(), versions(), code_state())
     save_predictions(found, rows)
