@@ -2,27 +2,41 @@
 from dataclasses import replace
 
 import numpy as np
+
 from transfer_course.data.splits import Split
 from transfer_course.results.config import Config, Schedule
 from transfer_course.results.provenance import Code
-from transfer_course.results.store import (DataInfo, Epoch, Run, Score, SplitInfo, WeightsInfo, add_test, finish, prediction_rows, save, save_split)
+from transfer_course.results.store import (
+    DataInfo,
+    Epoch,
+    Run,
+    Score,
+    SplitInfo,
+    WeightsInfo,
+    add_test,
+    finish,
+    prediction_rows,
+    save,
+    save_split,
+)
 from transfer_course.stats import wilson
 
 CLASSES = 'daisy', 'rose'
+RANDOM = WeightsInfo('random', 'random', False)
 SPLIT = Split(*([f'{CLASSES[i%2]}/{part}{i}.jpg' for i in range(n)] for part,n in dict(train=40, valid=30, test=20).items()), 'article')
 
 def a_score(acc, n): return Score(n, round(acc*n), round(acc*n)/n, wilson(round(acc*n), n))
 
 def an_epoch(i=0, acc=.9, phase=0, seconds=10., loss=.5): return Epoch(i, phase, loss, acc, loss, acc, seconds, seconds*(i+1))
 
-def a_run(acc=.9, seed=0, arm='pretrained', n=813, official=True, chapter='x', status='finished', size=192, per_class=None, scale='quick', data={}, **changes):
+def a_run(acc=.9, seed=0, arm='pretrained', n=813, official=True, size=192, per_class=None, scale='quick', data=None, **changes):
     "A finished run, as the rules look at it; nothing is written"
     config = Config(scale=scale, arch='resnet18', size=size, schedule=Schedule.fine_tune(3), per_class=per_class)
-    weights = WeightsInfo('random', 'random', False) if arm=='random' else WeightsInfo('imagenet', 'mirror', official)
-    info = DataInfo(**dict(name='x', split=SplitInfo('article', 100, n, 50, '0'*12)) | data)
-    d = dict(chapter=chapter, name=config.name(arm, seed), arm=arm, seed=seed, status=status, config=config, arch='torchvision:resnet18', classes=CLASSES, weights=weights,
-             data=info, numerics=dict(train='fp32'), normalize=dict(mean=(.5,), std=(.5,)), machine=dict(gpu=None), epochs=(an_epoch(seconds=9.), an_epoch(1, phase=1)),
-             valid=a_score(acc, n), seconds=40., code=Code('0'*12, False, 1))
+    info = DataInfo(**dict(name='x', split=SplitInfo('article', 100, n, 50, '0'*12)) | (data or {}))
+    d = dict(chapter='x', name=config.name(arm, seed), arm=arm, seed=seed, status='finished', config=config, arch='torchvision:resnet18',
+             classes=CLASSES, weights=RANDOM if arm=='random' else WeightsInfo('imagenet', 'mirror', official),
+             data=info, numerics=dict(train='fp32'), normalize=dict(mean=(.5,), std=(.5,)), machine=dict(gpu=None),
+             epochs=(an_epoch(seconds=9.), an_epoch(1, phase=1)), valid=a_score(acc, n), seconds=40., code=Code('0'*12, False, 1))
     return Run(**d | changes)
 
 def rows(run, part):
@@ -40,8 +54,8 @@ def a_chapter(arms=('pretrained', 'random'), seeds=range(3), epochs=9, chapter='
     save_split(chapter, SPLIT)
     for arm in arms:
         for seed in seeds:
-            run = a_run(arm=arm, seed=seed, chapter=chapter, status='running', valid=None, seconds=None, epochs=tuple(an_epoch(i) for i in range(epochs)))
-            run = replace(run, data=info)
+            run = a_run(arm=arm, seed=seed, chapter=chapter, status='running', valid=None, seconds=None)
+            run = replace(run, data=info, epochs=tuple(an_epoch(i) for i in range(epochs)))
             save(run)
             runs.append(add_test(finish(run, rows(run, 'valid')), rows(run, 'test')))
     return runs

@@ -1,22 +1,41 @@
-"""Results that are cut, edited, foreign or made by code in no commit: each is caught, with a sentence that names the file and says what to do."""
-import copy, functools, gzip, json, random, shutil, warnings
+"""Results that are cut, edited, foreign or made by code in no commit: each is caught, with a sentence that names the file."""
+import copy
+import functools
+import gzip
+import json
+import random
 from dataclasses import replace
 
+import pandas as pd
 import pytest
-from made_up import CLASSES, a_chapter, a_run, rows
+from made_up import a_chapter, rows
+
 from transfer_course import core
 from transfer_course.core import CourseError, course_path, read_json, runs_path
 from transfer_course.data.sets import aside_path, own_data
 from transfer_course.data.splits import Split
 from transfer_course.results import store
-from transfer_course.results.provenance import Code, code_state
-from transfer_course.results.store import commit, find_run, load_counts, load_runs, make_count, paired_difference, read_run, save, save_counts
+from transfer_course.results.provenance import Code, _git, code_state
+from transfer_course.results.store import (
+    Run,
+    commit,
+    find_run,
+    load_counts,
+    load_runs,
+    make_count,
+    paired_difference,
+    read_run,
+    save,
+    save_counts,
+)
+
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     "The reader's results and the course's own, both empty"
     monkeypatch.setenv('TRANSFER_COURSE_RUNS', str(tmp_path/'runs'))
-    monkeypatch.setattr(core, 'course_path', lambda *parts: tmp_path.joinpath('course', *parts) if parts[:2]==('data', 'results') else course_path(*parts))
+    def elsewhere(*parts): return tmp_path.joinpath('course', *parts) if parts[:2]==('data', 'results') else course_path(*parts)
+    monkeypatch.setattr(core, 'course_path', elsewhere) # where `results_path` asks
     return tmp_path
 
 @pytest.fixture
@@ -31,14 +50,18 @@ def committed(home, monkeypatch):
 def test_what_is_whole_is_read(committed):
     own,course = load_runs('flowers', committed=False), load_runs('flowers', own=False)
     assert own == course and len(course) == 6 and {o.committed for o in course} == {True}
-    for a,b in zip(own, course): assert a.predictions().equals(b.predictions()) and len(b.predictions()) == 50 and a.split() == b.split()
+    for a,b in zip(own, course, strict=True): assert a.predictions().equals(b.predictions()) and a.split() == b.split()
+    assert len(course[0].predictions()) == 50
     assert paired_difference(course[:3], course[3:]) == paired_difference(own[:3], own[3:])
     assert sorted(p.name for p in committed.iterdir() if not p.name.startswith('.')) == ['predictions', 'runs.jsonl', 'splits.jsonl']
     assert len(list((committed/'predictions').glob('*.gz'))) == 1
 
-FAULTS = {'edited number': lambda t: t.replace('"valid_acc":0.9', '"valid_acc":0.95', 1), 'edited word': lambda t: t.replace('"official":true', '"official":false', 1),
-          'unknown field': lambda t: t.replace('"seed":1', '"seed":1,"note":"x"', 1), 'cut line': lambda t: t[:len(t)//2], 'lost line end': lambda t: t.replace('\n', '', 1),
-          'merge marks': lambda t: '<<<<<<< HEAD\n'+t, 'no JSON': lambda t: 'x\n'+t}
+FAULTS = {
+    'edited number': lambda t: t.replace('"valid_acc":0.9', '"valid_acc":0.95', 1),
+    'edited word': lambda t: t.replace('"official":true', '"official":false', 1),
+    'unknown field': lambda t: t.replace('"seed":1', '"seed":1,"note":"x"', 1),
+    'cut line': lambda t: t[:len(t)//2], 'lost line end': lambda t: t.replace('\n', '', 1),
+    'merge marks': lambda t: '<<<<<<< HEAD\n'+t, 'no JSON': lambda t: 'x\n'+t}
 
 @pytest.mark.parametrize('fault', FAULTS)
 def test_a_damaged_line_names_file_and_line(committed, fault):
@@ -51,7 +74,8 @@ def test_an_unknown_field_is_refused_even_where_the_checksum_fits(committed):
     path = committed/'runs.jsonl'
     lines = []
     for line in path.read_text().splitlines():
-        d = json.loads(line); del d['checksum']
+        d = json.loads(line)
+        del d['checksum']
         d['config']['mixup'] = .2
         lines.append(json.dumps(d | dict(checksum=core.fingerprint(d))))
     path.write_text('\n'.join(lines))
@@ -63,7 +87,7 @@ def test_a_swapped_prediction_is_found(committed):
     at = next(i for i,o in enumerate(text) if o.startswith('random,1,valid,') and ',daisy,daisy,' in o)
     text[at] = text[at].replace(',daisy,daisy,', ',daisy,rose,')
     run.predictions_path.write_bytes(gzip.compress('\n'.join(text).encode()))
-    with pytest.raises(CourseError, match='does not hold what .* predicted .another number of valid photos, or of right ones'): run.predictions()
+    with pytest.raises(CourseError, match='does not hold what .* predicted .another number of valid photos, or of right'): run.predictions()
     assert len(load_runs('flowers', own=False, arm='random', seed=0)[0].predictions()) == 50 # the others are whole
 
 def test_an_edited_split_is_found(committed):
@@ -73,9 +97,10 @@ def test_an_edited_split_is_found(committed):
 
 def test_only_finished_runs_of_code_in_the_history_are_committed(home):
     run, head = a_chapter(('random',), [0])[0], code_state().commit
-    for bad,says in ((replace(run, status='running'), 'has not finished'), (replace(run, code=Code(head, True, 1)), 'in no commit'),
-                     (replace(run, code=Code(None, False, 1)), 'in no commit'), (replace(run, code=Code('0'*12, False, 1)), 'not in this history' if head else '')):
-        with pytest.raises(CourseError, match=says): commit(bad)
+    with pytest.raises(CourseError, match='has not finished'): commit(replace(run, status='running'))
+    bad = (Code(head, True, 1), 'in no commit'), (Code(None, False, 1), 'in no commit'), (Code('0'*12, False, 1), 'not in this history')
+    for code,says in bad:
+        with pytest.raises(CourseError, match=says): commit(replace(run, code=code))
     assert not (home/'course').exists()
     if head:
         commit(replace(run, code=Code(head, False, 1)))
@@ -92,9 +117,8 @@ def test_a_run_without_its_predictions_is_not_committed(home, monkeypatch):
 LOST = {'130620f8e2f4', '70c11211812a', '88b1609a4f62', '90b8ff55b48f', '4636b411e90c', '5e7574520da6'}
 
 def test_the_courses_results_name_commits_of_this_history():
-    from transfer_course.results.provenance import _git
     known = _git('rev-list', '--abbrev-commit', '--abbrev=12', 'HEAD')
-    if known is None or known.returncode or (shallow := _git('rev-parse', '--is-shallow-repository').stdout.strip()) == 'true': pytest.skip('no whole history here')
+    if not known or known.returncode or 'true' in _git('rev-parse', '--is-shallow-repository').stdout: pytest.skip('no whole history')
     known = set(known.stdout.split()) | LOST
     made = [(file, o) for file,o in store.every_result() if o.code]
     assert len(made) > 150
@@ -107,7 +131,8 @@ def test_a_foreign_file_is_passed_over_and_a_stopped_run_hides_no_finished_one(c
     save(replace(run, status='running', origin=''))
     (runs_path('flowers')/'notes.json').write_text('{"text": "mine"}')
     (runs_path('flowers')/'.x.12-abcdef.part.json').write_text('{"half": ')
-    with pytest.warns(UserWarning, match='notes.json is no run of this course, or was edited .*: move it away') as said: found = load_runs('flowers')
+    with pytest.warns(UserWarning, match='notes.json is no run of this course, or was edited .*: move it away') as said:
+        found = load_runs('flowers')
     assert len(said) == 1 and len(found) == 6 and {o.status for o in found} == {'finished'}
     with pytest.raises(CourseError, match='no run'): find_run('.x.12-abcdef.part')
 
@@ -123,7 +148,8 @@ def test_counts_are_kept_whole(home):
 
 # --- Anything may be in a file ---
 
-JUNK = [None, True, -1, 0, 1, .5, 10**18, 10**400, 1e308, float('nan'), '', 'x', '../../evil', 'a/b', '\ud800', [], [None], {}, {'a': 1}, [{}]*9, 'running', 'finished', 'random']
+JUNK = [None, True, -1, 0, 1, .5, 10**18, 10**400, 1e308, float('nan'), '', 'x', '../../evil', 'a/b', '\ud800', [], [None], {}, {'a': 1},
+        [{}]*9, 'running', 'finished', 'random']
 
 def spots(d, at=()):
     "Every place in a JSON value"
@@ -146,7 +172,7 @@ def damaged_bytes(rng, body):
     "A file as disks, editors and merges leave it"
     kind,body = rng.randrange(6), bytearray(body)
     if kind==0: return bytes(body[:rng.randrange(len(body))])
-    if kind==1: return rng.choice([b'', b'null', b'[]', b'{}', b'"x"', b'NaN', b'\xff\xfe', bytes(1000), b'['*100_000, b'{"a": ' + b'9'*5000 + b'}', body*2])
+    if kind==1: return rng.choice([b'', b'null', b'[]', b'{}', b'"x"', b'NaN', b'\xff\xfe', bytes(1000), b'['*100_000, b'9'*5000, body*2])
     if kind==2: return bytes(body).decode('latin-1').encode(rng.choice(['utf-16', 'utf-8-sig']))
     for _ in range(rng.choice([1, 3, 20])): body[rng.randrange(len(body))] ^= 1 << rng.randrange(8)
     return bytes(body)
@@ -154,8 +180,10 @@ def damaged_bytes(rng, body):
 def use(run):
     "Whatever the course does with a run: a sentence or a result"
     from transfer_course.results.report import caption, compare_table
-    repr(run); run.time_to(.5); run.plateaued(); run.conditions(); run.group
-    caption([run]); compare_table([run], article=.9)
+    for f in repr, str, Run.plateaued, Run.conditions: f(run)
+    run.time_to(.5)
+    caption([run])
+    compare_table([run], article=.9)
 
 def test_a_damaged_run_is_a_sentence_or_still_a_run(home):
     path = a_chapter(('random',), [0])[0].path
@@ -175,7 +203,9 @@ def test_damaged_predictions_are_a_sentence(home):
     run, = a_chapter(('random',), [0])
     whole = run.predictions_path.read_bytes()
     table = gzip.decompress(whole).decode()
-    edited = [table.replace(',daisy,', ',lily,', 1), table.replace('p_rose', 'p_lily', 1), table[:400], table.splitlines()[0], table + table.splitlines()[1] + '\n', table.replace('0.', '2.', 1), table.replace(',rose,', ',', 1), '']
+    first,second,*_ = table.splitlines()
+    edited = [table.replace(',daisy,', ',lily,', 1), table.replace('p_rose', 'p_lily', 1), table[:400], first, f'{table}{second}\n',
+              table.replace('0.', '2.', 1), table.replace(',rose,', ',', 1), '']
     cases = [gzip.compress(o.encode()) for o in edited] + [damaged_bytes(random.Random(i), whole) for i in range(60)]
     for number,body in enumerate(cases):
         run.predictions_path.write_bytes(body)
@@ -183,21 +213,24 @@ def test_damaged_predictions_are_a_sentence(home):
         except CourseError as e: assert 'predict' in str(e) and '\n' not in str(e)
 
 def rows_of(run):
-    import pandas as pd
     return pd.concat([rows(run, part) for part in ('valid', 'test')], ignore_index=True)
 
-@pytest.mark.parametrize('d', [{}, [], None, 3, dict(train=[], valid=[]), dict(train=3, valid=[], test=[], name='x'), dict(train=[1], valid=['a'], test=[], name='x'), dict(train='abc', valid=[], test=[], name='x')])
+@pytest.mark.parametrize('d', [{}, [], None, 3, dict(train=[], valid=[]), dict(train=3, valid=[], test=[], name='x'),
+                               dict(train=[1], valid=['a'], test=[], name='x'), dict(train='abc', valid=[], test=[], name='x')])
 def test_what_is_no_split_is_a_sentence(d):
     with pytest.raises(CourseError): Split.from_dict(d)
 
-@pytest.mark.parametrize('text', ['['*100_000, '{"a": ' + '9'*5000 + '}', '{', '', '\ud800'], ids=['deep', 'long number', 'cut', 'empty', 'surrogate'])
+@pytest.mark.parametrize('text', ['['*100_000, '9'*5000, '{', '', '\ud800'], ids=['deep', 'long number', 'cut', 'empty', 'surrogate'])
 def test_json_that_cannot_be_read_is_a_sentence(tmp_path, text):
     (tmp_path/'x.json').write_bytes(text.encode('utf-8', 'surrogatepass'))
     with pytest.raises(CourseError, match='x.json is damaged'): read_json(tmp_path/'x.json')
 
 @pytest.mark.parametrize('text', ['[]', '{}', '{"names": 3}', '{"names": ', 'null', '3'])
 def test_a_damaged_list_of_what_was_set_aside_is_a_sentence(home, text):
-    for c in 'ab': (home/'own'/c).mkdir(parents=True); (home/'own'/c/'1.jpg').write_bytes(b'x')
+    for c in 'ab':
+        (home/'own'/c).mkdir(parents=True)
+        (home/'own'/c/'1.jpg').write_bytes(b'x')
     path = aside_path('own:own', home/'own')
-    path.parent.mkdir(parents=True); path.write_text(text)
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
     with pytest.raises(CourseError, match='set_aside.json'): own_data(home/'own')
