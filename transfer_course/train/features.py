@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DEPTHS', 'pooled_features', 'learner_features', 'features', 'class_numbers', 'depth_features', 'LinearProbe',
-           'fit_linear_probe', 'out_of_fold', 'features_learner', 'nearest_photos', 'imagenet_opinion',
-           'imagenet_confidence', 'confidence_count']
+           'fit_linear_probe', 'out_of_fold', 'features_learner', 'fit_logged', 'fit_head', 'nearest_photos',
+           'imagenet_opinion', 'imagenet_confidence', 'confidence_count']
 
 # %% ../../nbs/lib/36_train.features.ipynb #7902290c
 import warnings
@@ -232,6 +232,38 @@ def features_learner(
     both = x if mirrored is None else np.concatenate([x, mirrored])
     dls = DataLoaders(loader(both, y, 1 if mirrored is None else 2, shuffle=True), loader(xv, yv), device=device)
     return Learner(dls, model.to(device), CrossEntropyLossFlat(), **{'metrics': accuracy, **kwargs})
+
+# %% ../../nbs/lib/36_train.features.ipynb #c2fea001
+def fit_logged(
+    learn:Learner, # To train
+    epochs:int, # How many
+    lr, # The rate; a slice for rates from the first layers to the last
+    one_cycle:bool=False, # By fastai's one-cycle policy; else at a constant rate
+) -> EpochLog: # Its `rows` and `right`
+    "Train without bars and tables, and keep the log"
+    log = EpochLog(right=True)
+    fit = learn.fit_one_cycle if one_cycle else learn.fit
+    with learn.no_bar(), learn.no_logging(): fit(epochs, lr, cbs=log)
+    return log
+
+def fit_head(
+    x:np.ndarray, y:np.ndarray, # Features and classes to train with: (photos, features), (photos,)
+    xv:np.ndarray, yv:np.ndarray, # And to validate with
+    hidden:tuple=(1024,), # Widths of the hidden layers
+    dropout:float=0., # Before each dense layer
+    opt:str='adam', # One of `OPTIMIZERS`
+    lr:float=1e-3, # Constant
+    bs:int=64, # Photos a batch
+    epochs:int=6, # How many
+    seed:int=0, # Of weights and order
+    mirrored:np.ndarray|None=None, # As for `features_learner`
+) -> EpochLog: # Its `rows` and `right`
+    "Train a head of dense layers on kept features"
+    if opt not in OPTIMIZERS: raise unknown('optimizer', opt, OPTIMIZERS)
+    seed_everything(seed)
+    head = nn.Sequential(*dense_layers([x.shape[1], *hidden, int(max(*y, *yv))+1], dropout))
+    learn = features_learner(x, y, xv, yv, head, bs=bs, mirrored=mirrored, opt_func=OPTIMIZERS[opt], wd=0.)
+    return fit_logged(learn, epochs, lr)
 
 # %% ../../nbs/lib/36_train.features.ipynb #a90c2e57
 def nearest_photos(
