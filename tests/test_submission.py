@@ -4,19 +4,20 @@ from types import SimpleNamespace
 
 import pandas as pd, pytest
 
-from transfer_course import data
+from transfer_course.chapters import submission
+from transfer_course.chapters.submission import check_submission, find_competition, read_sample, submit_run
 from transfer_course.cli import main
 from transfer_course.core import CourseError, sha256, write_json
+from transfer_course.data import fetch
 from transfer_course.data.sets import get_data
 from transfer_course.data.splits import split_by_hash
+from transfer_course.data.synthetic import make_pictures
 from transfer_course.results.config import Schedule
 from transfer_course.train.loop import Experiment
-from transfer_course.data.synthetic import make_pictures
-from transfer_course.chapters.submission import check_submission, find_competition, read_sample, submit_run
 
 
 @pytest.fixture(scope='module')
-def shelf(tmp_path_factory):
+def mirror(tmp_path_factory):
     "A competition in small: two kinds of drawing named as cats and dogs, six without a label"
     root = tmp_path_factory.mktemp('competition')
     drawn = sorted(make_pictures(root/'drawn', 46, ['red-star', 'blue-circle'], size=32).rglob('*.jpg'))
@@ -27,24 +28,25 @@ def shelf(tmp_path_factory):
     packed = root/'packed'; packed.mkdir()
     for o in ('train', 'test1'): shutil.make_archive(packed/o, 'zip', root/'all', o)
     (packed/'sampleSubmission.csv').write_text('id,label\n' + ''.join(f'{i},0\n' for i in range(1, 7)))
-    (root/'shelf'/'archives').mkdir(parents=True)
-    archive = root/'shelf'/'archives'/'dogs-vs-cats.zip'
+    (root/'mirror'/'archives').mkdir(parents=True)
+    archive = root/'mirror'/'archives'/'dogs-vs-cats.zip'
     shutil.make_archive(archive.with_suffix(''), 'zip', packed)
     write_json(archive.with_suffix('.json'), dict(sha256=sha256(archive), complete=False, part='drawings'))
     return root
 
 @pytest.fixture(scope='module')
-def run(shelf, tmp_path_factory):
+def run(mirror, tmp_path_factory):
     with pytest.MonkeyPatch.context() as m:
-        m.setenv('TRANSFER_COURSE_MIRROR', str(shelf/'shelf')); m.setenv('TRANSFER_COURSE_RUNS', str(shelf/'runs'))
-        exp = Experiment('own', 'dogs-vs-cats', lambda ds: split_by_hash(ds, .25), 'tf_efficientnet_lite0', Schedule.fine_tune(1), size=32, bs=8, arms=('probe',), seeds=(0,))
-        yield exp.run(say=lambda *a: None)[0]
+        m.setenv('TRANSFER_COURSE_MIRROR', str(mirror/'mirror')); m.setenv('TRANSFER_COURSE_RUNS', str(mirror/'runs'))
+        config = dict(arch='tf_efficientnet_lite0', schedule=Schedule.fine_tune(1), size=32, bs=8)
+        exp = Experiment('own', 'dogs-vs-cats', lambda ds: split_by_hash(ds, .25), arms=('linear_probe',), seeds=(0,), **config)
+        yield exp.run(log=lambda *a: None)[0]
 
 def whole(monkeypatch, rows=6):
     "The six test photos are all there are"
-    real = data.data_sets()
+    real = fetch.data_sets()
     real['dogs-vs-cats']['submission']['rows'] = rows
-    for o in ('transfer_course.data.data_sets', 'transfer_course.submission.data_sets'): monkeypatch.setattr(o, lambda: real)
+    for o in (fetch, submission): monkeypatch.setattr(o, 'data_sets', lambda: real)
 
 def door(monkeypatch, answer):
     "Kaggle's client, which notes what it is given"
@@ -53,7 +55,7 @@ def door(monkeypatch, answer):
         given.append(args)
         if isinstance(answer, BaseException): raise answer
         return answer
-    monkeypatch.setattr(data, '_kaggle_api', lambda entry: SimpleNamespace(competition_submit=take))
+    monkeypatch.setattr(fetch, '_kaggle_api', lambda entry: SimpleNamespace(competition_submit=take))
     return given
 
 
@@ -73,7 +75,7 @@ def test_a_whole_one_is_sent(run, tmp_path, monkeypatch):
     said = submit_run(run, tmp_path/'s.csv')
     assert 'Sent: Successfully submitted' in said
     assert sent == [(str(tmp_path/'s.csv'), run.name, 'dogs-vs-cats')]
-    assert 'Not sent, as you asked' in submit_run(run, tmp_path/'s.csv', send=False) and len(sent) == 1
+    assert 'Not sent, as requested' in submit_run(run, tmp_path/'s.csv', send=False) and len(sent) == 1
 
 @pytest.mark.parametrize('status,words', [(403, 'accept the rules'), (401, 'does not accept the token')])
 def test_refusals_in_words(run, tmp_path, monkeypatch, status, words):
@@ -85,8 +87,8 @@ def test_refusals_in_words(run, tmp_path, monkeypatch, status, words):
 
 def test_without_a_token(run, tmp_path, monkeypatch):
     whole(monkeypatch)
-    def api(entry): raise data._NotHere('Kaggle wants a token')
-    monkeypatch.setattr(data, '_kaggle_api', api)
+    def api(entry): raise fetch._NotHere('Kaggle wants a token')
+    monkeypatch.setattr(fetch, '_kaggle_api', api)
     with pytest.raises(CourseError, match='was not sent: Kaggle wants a token'): submit_run(run, tmp_path/'s.csv')
 
 def test_gaps_in_the_test_photos(run, tmp_path):
@@ -104,9 +106,9 @@ def test_gaps_in_the_test_photos(run, tmp_path):
     assert not (tmp_path/'s.csv').exists()
 
 def test_runs_of_other_classes_or_data(run, tmp_path):
-    other = SimpleNamespace(name='flowers', settings=dict(classes=['rose', 'tulip']), data=dict(name='dogs-vs-cats'))
+    other = SimpleNamespace(name='flowers', classes=('rose', 'tulip'), data=SimpleNamespace(name='dogs-vs-cats'))
     with pytest.raises(CourseError, match="asks for 'dog'"): submit_run(other, tmp_path/'s.csv')
-    with pytest.raises(CourseError, match='belongs to no competition'): submit_run(SimpleNamespace(data=dict(name='sample-dogs-vs-cats')), tmp_path/'s.csv')
+    with pytest.raises(CourseError, match='belongs to no competition'): submit_run(SimpleNamespace(data=SimpleNamespace(name='sample-dogs-vs-cats')), tmp_path/'s.csv')
 
 def test_rows_that_do_not_match_the_sample(tmp_path):
     ids = [1, 2, 3]
