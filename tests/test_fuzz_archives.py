@@ -5,7 +5,6 @@ import bz2, functools, gzip, io, lzma, os, random, shutil, stat, struct, tarfile
 from pathlib import Path
 
 import pytest
-from transfer_course import data
 from transfer_course.core import CourseError
 from transfer_course.data.fetch import MAX_RATIO, unpack
 from watched import judge, watch
@@ -286,7 +285,7 @@ def test_tricks():
     for o in outcomes: o.said = f'{NAMES[o.number]}: {o.said}' if o.fault else o.said
     judge(outcomes, mb=400)
 
-def test_some_damaged_archives(): judge(watch('test_fuzz_archives', range(len(NAMES), len(NAMES)+500)), mb=400)
+def test_some_damaged_archives(): judge(watch('test_fuzz_archives', range(len(NAMES), len(NAMES)+60)), mb=400)
 
 @pytest.mark.slow
-def test_ten_thousand_damaged_archives(): judge(watch('test_fuzz_archives', range(len(NAMES)+500, len(NAMES)+10_500)), mb=400)
+def test_ten_thousand_damaged_archives(): judge(watch('test_fuzz_archives', range(len(NAMES), len(NAMES)+10_000)), mb=400)
