@@ -188,10 +188,10 @@ def _kaggle_api(entry):
             from kaggle import api # late: an optional package, which logs in when it is imported
             if not api._authenticated: api.authenticate()
         except ImportError: raise _NotHere("Kaggle's client is not installed (pip install kaggle)") from None
-        except Exception as e: raise _NotHere(_kaggle_says(e, entry)) from None
-        except SystemExit: # its answer to a missing token
+        except (SystemExit, NameError): # its answer to a missing token is `exit(1)`, which Jupyter does not have
             raise _NotHere('Kaggle wants a token: make one at https://www.kaggle.com/settings/api '
                            'and put it into ~/.kaggle/access_token') from None
+        except Exception as e: raise _NotHere(_kaggle_says(e, entry)) from None
     return api
 
 def _kaggle_says(error, entry):
