@@ -115,7 +115,8 @@ def test_one_name_is_never_served_by_another():
 
 def test_no_kaggle_token(tmp_path):
     "In a fresh process with an empty home: one sentence, none of the client's page of help"
-    env = {k: v for k,v in os.environ.items() if not k.startswith('KAGGLE')} | dict(HOME=str(tmp_path), XDG_CONFIG_HOME=str(tmp_path/'config'))
+    env = {k: v for k,v in os.environ.items() if not k.startswith('KAGGLE')}
+    env |= dict(HOME=str(tmp_path), XDG_CONFIG_HOME=str(tmp_path/'config'))
     code = "from transfer_course.data.sets import *\ntry: get_data('flowers')\nexcept Exception as e: print(type(e).__name__, e)"
     out = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
     assert out.stdout.startswith('CourseError The data set flowers could not be had. Tried in turn: no mirror is set')
@@ -131,8 +132,9 @@ def kaggle(error=None, archive=None):
 def http_error(status): return requests.HTTPError(f'{status} Client Error', response=SimpleNamespace(status_code=status))
 
 @pytest.mark.parametrize('error,words', [
-    (http_error(403), 'accept the rules at https://www.kaggle.com/c/stars/rules in a browser'), (http_error(401), 'does not accept the token'),
-    (http_error(404), 'has no stars any more'), (requests.ConnectionError('no route'), 'could not be reached'), (SystemExit(1), 'Kaggle: 1')])
+    (http_error(403), 'accept the rules at https://www.kaggle.com/c/stars/rules in a browser'),
+    (http_error(401), 'does not accept the token'), (http_error(404), 'has no stars any more'),
+    (requests.ConnectionError('no route'), 'could not be reached'), (SystemExit(1), 'Kaggle: 1')])
 def test_kaggle_refuses(monkeypatch, register, error, words):
     register(competition='stars')
     monkeypatch.setattr(fetch, '_kaggle_api', kaggle(error))

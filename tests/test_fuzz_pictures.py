@@ -26,7 +26,8 @@ def good():
     def add(ending, im=pic, **kw):
         im.save(buf := io.BytesIO(), dict(jpg='JPEG', tif='TIFF', jp2='JPEG2000').get(ending, ending.upper()), **kw)
         out.append((ending, buf.getvalue()))
-    for kw in (dict(), dict(progressive=True), dict(subsampling=0, quality=95), dict(exif=turned), dict(restart_marker_rows=1, optimize=True), dict(progressive=True, exif=turned, comment='by hand')): add('jpg', **kw)
+    for kw in (dict(), dict(progressive=True), dict(subsampling=0, quality=95), dict(exif=turned),
+               dict(restart_marker_rows=1, optimize=True), dict(progressive=True, exif=turned, comment='by hand')): add('jpg', **kw)
     add('jpg', grey); add('jpg', pic.convert('CMYK'))
     for im in (pic, rgba, grey, pic.convert('1'), grey.convert('LA')): add('png', im)
     import numpy as np
@@ -38,7 +39,9 @@ def good():
     add('gif'); add('gif', pic.quantize(16), transparency=2); add('gif', **frames)
     add('bmp'); add('bmp', pic.quantize(16)); add('bmp', pic.convert('1'))
     for c in (None, 'tiff_lzw', 'tiff_adobe_deflate', 'packbits', 'jpeg'): add('tif', compression=c)
-    add('tif', grey.convert('F')); add('tif', pic.convert('CMYK'), compression='tiff_deflate'); add('tif', pic.convert('1'), compression='group4'); add('tif', **{k: v for k,v in frames.items() if k!='duration'})
+    add('tif', grey.convert('F')); add('tif', pic.convert('CMYK'), compression='tiff_deflate')
+    add('tif', pic.convert('1'), compression='group4')
+    add('tif', **{k: v for k,v in frames.items() if k!='duration'})
     # what a file may hold whatever its name says
     for ending in ('ppm', 'tga', 'ico', 'pcx', 'jp2', 'avif', 'sgi', 'dds', 'eps'): add(ending)
     return usual*3 + out
@@ -100,7 +103,7 @@ def shuffle(rng, body, other):
     return b''.join(p)
 
 def repack(rng, body, other):
-    "A PNG whose compressed rows are damaged before they are compressed: too many, too few, other filters; other formats lose the end of a piece"
+    "A PNG whose rows are damaged before they are compressed: too many, too few, other filters; other formats lose the end of a piece"
     p = pieces(body)
     i = next((i for i,o in enumerate(p) if o[4:8]==b'IDAT'), None)
     try: rows = zlib.decompress(b''.join(o[8:-4] for o in p if o[4:8]==b'IDAT'))
@@ -110,7 +113,8 @@ def repack(rng, body, other):
         return b''.join(p)
     rows = rng.choice([rows[:rng.randrange(len(rows))], rows*rng.choice([2, 50]), flip(rng, rows, rows), bytes(10**6), b'\xff'*len(rows)])
     data = zlib.compress(rows)
-    return resealed(b''.join(p[:i]) + struct.pack('>I', len(data)) + b'IDAT' + data + bytes(4) + b''.join(o for o in p[i+1:] if o[4:8]!=b'IDAT'))
+    rest = b''.join(o for o in p[i+1:] if o[4:8]!=b'IDAT')
+    return resealed(b''.join(p[:i]) + struct.pack('>I', len(data)) + b'IDAT' + data + bytes(4) + rest)
 
 EXTREMES = 0, 1, 2, 3, 255, 256, 4095, 13_000, 16_383, 30_000, 65_500, 65_535, 2**24-1, 2**31-1, 2**31, 2**32-1
 
@@ -124,10 +128,13 @@ def lie(rng, body, other):
     "A header that announces another picture than there is"
     out,(w,h) = bytearray(body), sides(rng)
     def put(form, at, *values):
-        if at >= 0 and at+struct.calcsize(form) <= len(out): struct.pack_into(form, out, at, *(v % 2**(8*struct.calcsize(form[0]+c)) for c,v in zip(form[1:], values)))
+        if at < 0 or at+struct.calcsize(form) > len(out): return
+        struct.pack_into(form, out, at, *(v % 2**(8*struct.calcsize(form[0]+c)) for c,v in zip(form[1:], values)))
     if body[:4]==b'\x89PNG':
         put('>II', 16, w, h)
-        if rng.random() < .3: put('>BBBBB', 24, rng.choice([1, 2, 4, 8, 16, 9]), rng.choice([0, 2, 3, 4, 6, 1]), rng.randrange(2), 0, rng.choice([0, 1, 1, 7]))
+        if rng.random() < .3:
+            depth,colours,packing = rng.choice([1, 2, 4, 8, 16, 9]), rng.choice([0, 2, 3, 4, 6, 1]), rng.randrange(2)
+            put('>BBBBB', 24, depth, colours, packing, 0, rng.choice([0, 1, 1, 7]))
         return resealed(bytes(out))
     if body[:2]==b'\xff\xd8':
         at = next((i for i in range(2, len(body)-9) if body[i]==0xff and body[i+1] in (0xc0, 0xc1, 0xc2)), -9)
@@ -148,7 +155,8 @@ def lie(rng, body, other):
     elif body[:4]==b'II*\0':
         at = int.from_bytes(body[4:8], 'little') # entries of twelve bytes: tag, type, count, value
         n = int.from_bytes(body[at:at+2], 'little') or 1
-        for _ in range(rng.choice([1, 2, 3])): put('<I', at+2 + 12*rng.randrange(n) + rng.choice([4, 8, 8]), rng.choice([w, h, rng.randrange(2**32)]))
+        for _ in range(rng.choice([1, 2, 3])):
+            put('<I', at+2 + 12*rng.randrange(n) + rng.choice([4, 8, 8]), rng.choice([w, h, rng.randrange(2**32)]))
     elif body[:2]==b'P6': return f'P6 {w} {h} {rng.choice([255, 65535, 1, 0])}\n'.encode() + body[15:]
     else: put('<HH', rng.randrange(min(40, len(out))), w, h)
     return bytes(out)

@@ -54,8 +54,9 @@ def test_bad_requests_are_sentences(tmp_path):
 def test_odd_files_are_odd(tmp_path):
     odd = odd_files(tmp_path)
     assert len(odd) == 14 and all(p.parent == tmp_path and p.exists() for p in odd.values())
-    for kind,error in dict(empty=Image.UnidentifiedImageError, text=Image.UnidentifiedImageError, huge=Image.DecompressionBombError).items():
-        with pytest.raises(error): Image.open(odd[kind])
+    for kind in 'empty', 'text':
+        with pytest.raises(Image.UnidentifiedImageError): Image.open(odd[kind])
+    with pytest.raises(Image.DecompressionBombError): Image.open(odd['huge'])
     with Image.open(odd['truncated']) as img, pytest.raises(OSError): img.load()
     assert odd['huge'].read_bytes()[16:24] == (20_000).to_bytes(4, 'big')*2
     with Image.open(odd['palette']) as img: assert img.convert('RGBA').getextrema()[3][0] == 0 # some of it is transparent

@@ -14,15 +14,16 @@ settings.register_profile('repeatable', derandomize=True, deadline=None, max_exa
 settings.load_profile('repeatable')
 
 # Names as cameras, websites and people give them, and whatever a file system takes
-PLAIN = st.from_regex(r'(IMG_[0-9]{4}|[0-9]{1,11}_[0-9a-f]{10}(_[a-z])?|[a-z]{1,8}( \([0-9]\)| - Copy|_copy| kopie \(2\))?)', fullmatch=True)
+PLAIN = st.from_regex(r'(IMG_[0-9]{4}|[0-9]{1,11}_[0-9a-f]{10}(_[a-z])?|'
+                      r'[a-z]{1,8}( \([0-9]\)| - Copy|_copy| kopie \(2\))?)', fullmatch=True)
 WILD = st.text(st.characters(exclude_categories=['Cs', 'Cc'], exclude_characters='/'), min_size=1, max_size=12
                ).filter(lambda o: re.search(r'\w$', o) and o[0] != '.')
 STEM,ENDING = PLAIN | WILD, st.sampled_from(['.jpg', '.JPG', '.jpeg', '.png'])
 CLASSES = 'cat', 'dog', 'Vögel'
 BASE = {f'{c}/photo {i}.jpg' for c in CLASSES for i in range(8)} # so that hardly an example leaves a class nothing to train with
 NAMES = st.lists(st.builds('{}/{}{}'.format, st.sampled_from(CLASSES), STEM, ENDING), max_size=40).map(lambda o: sorted(BASE.union(o)))
-FOLDERS = st.lists(st.builds('{}/{}/{}.jpg'.format, st.sampled_from(['train', 'Valid', 'test']), st.sampled_from(CLASSES), STEM), max_size=40
-                   ).map(lambda o: sorted({f'train/{x}' for x in BASE}.union(o)))
+IN_FOLDER = st.builds('{}/{}/{}.jpg'.format, st.sampled_from(['train', 'Valid', 'test']), st.sampled_from(CLASSES), STEM)
+FOLDERS = st.lists(IN_FOLDER, max_size=40).map(lambda o: sorted({f'train/{x}' for x in BASE}.union(o)))
 SHARES = st.sampled_from([(.2, 0.), (.2, .2), (.5, .25), (.1, .3)])
 
 def data_set(names):
