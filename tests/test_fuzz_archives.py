@@ -110,8 +110,8 @@ def odd_names():
     yield 'name that is no utf-8', (REFUSED, lambda: zipped(entry(b'K\xf6ln\xff.jpg', flags=0x800)))
     yield 'name in the codepage of old', (SAFE, lambda: zipped(entry(b'K\x94ln.jpg')))
     yield 'tar name that is no utf-8', (SAFE, lambda: tarred(('K\udcf6ln.jpg', PHOTO), format=tarfile.GNU_FORMAT))
-    for kind,name in {'full-width dots': '．．/evil', 'dots and a space': '.. /evil', 'three dots': '.../evil', 'division slash': '..∕evil', 
-                      'two-dot leader': '‥/evil', 'right to left': 'a\u202egpj.exe.jpg',
+    for kind,name in {'full-width dots': '．．/evil', 'dots and a space': '.. /evil', 'three dots': '.../evil',
+                      'division slash': '..∕evil', 'two-dot leader': '‥/evil', 'right to left': 'a\u202egpj.exe.jpg',
                       'combining': 'e\u0301.jpg', 'line break': 'a\nb.jpg',
                       'escape': 'a\x1b[2J.jpg', 'device': 'CON', 'stream': 'a.jpg:evil', 'hidden': '.pictures.json', 'star': '*?[a].jpg',
                       'dollar': '$HOME/~/x.jpg', 'double slash': 'a//b.jpg', 'dot': 'a/./b.jpg'}.items():

@@ -3,7 +3,6 @@
 Each case is made from its number: a good picture of one of the formats below, and a kind of damage. The first cases are undamaged,
 so that a reader that refuses everything does not pass."""
 import functools, io, random, struct, zlib
-from pathlib import Path
 
 import pytest
 from PIL import Image

@@ -121,9 +121,9 @@ def draw_texts(
     index,edges = np.asarray(index, np.int64), np.cumsum(style.weights)[:-1]
     own = index*len(_PARTS) + list(_PARTS).index(part) # the same index gives other texts in train and in test
     codes,todo = np.empty((len(index), style.length), np.int64), np.arange(len(index))
-    for attempt in range(attempt, attempt+10_000):
+    for k in range(attempt, attempt+10_000):
         if not len(todo): return codes
-        what = 1_000 + attempt*style.length + np.arange(style.length)
+        what = 1_000 + k*style.length + np.arange(style.length)
         codes[todo] = np.searchsorted(edges, hashed_uniform(seed, own[todo], what), side='right')
         todo = todo[part_of_text(codes[todo]) != part]
     raise CourseError(f"None of the {style.n_texts:,} texts of this style belongs to {part}: take a longer text or a larger alphabet.")
