@@ -40,16 +40,18 @@ def left(found): return [o for o in found if '.part' in o]
 class Runs:
     "Two arms, two phases, the best epoch kept, then the test part"
     def __init__(self, stuff):
-        from transfer_course import data, experiment
-        import fastai.vision.all, filelock, pandas, safetensors.torch, timm, transfer_course.models # all that a child would import
+        import fastai.vision.all, filelock, pandas, safetensors.torch, timm, sklearn.linear_model # all that a child would import
+        from transfer_course.data.splits import split_by_hash
         from transfer_course.data.synthetic import make_pictures
+        from transfer_course.results.config import Schedule
+        from transfer_course.train.loop import Experiment
         pictures = make_pictures(stuff/'shapes', 40, size=40)
-        split = lambda ds: data.split_by_hash(ds, .25, .25)
-        self.experiment = lambda: experiment.Experiment('own', str(pictures), split, 'tf_efficientnet_lite0', experiment.Schedule.fine_tune(1), scale='sample', size=32, bs=8, seeds=(0,), keep='best')
+        self.experiment = lambda: Experiment('own', str(pictures), lambda ds: split_by_hash(ds, .25, .25), seeds=(0,), arch='tf_efficientnet_lite0',
+                                             schedule=Schedule.fine_tune(1), scale='sample', size=32, bs=8, checkpoint='best')
 
     def work(self, root):
         os.environ['TRANSFER_COURSE_RUNS'] = str(root)
-        self.experiment().run(resume=True, say=lambda *args: None)
+        self.experiment().run(resume=True, log=lambda *args: None)
 
     def _tell(self, text):
         "JSON without clock and memory"
@@ -83,7 +85,7 @@ class Data:
     "A data set from a server: download, checksum, unpacking (an archive inside the archive too), the count of its pictures"
     def __init__(self, stuff):
         import filelock, pooch, requests
-        from transfer_course import data
+        from transfer_course.data import fetch, sets
         rng,inner = random.Random(0), io.BytesIO()
         def pack(to, names):
             with zipfile.ZipFile(to, 'w') as z:
@@ -94,8 +96,8 @@ class Data:
         pack(archive, [f'photos/{c}/{i+350}.jpg' for c in ('cat', 'dog') for i in range(350)])
         with zipfile.ZipFile(archive, 'a') as z: z.writestr('more.zip', inner.getvalue())
         entry = dict(title='Photos', page='', licence='none', photos=1400, archive='photos.zip', url=f'http://127.0.0.1:{serve(archive.parent)}/photos.zip', sha256=hashlib.sha256(archive.read_bytes()).hexdigest())
-        data.data_sets = lambda: dict(photos=entry)
-        self.get = data.get_data
+        fetch.data_sets = sets.data_sets = lambda: dict(photos=entry)
+        self.get = sets.get_data
 
     def work(self, root):
         os.environ['TRANSFER_COURSE_RUNS'] = str(root)
@@ -175,16 +177,19 @@ class Workbook:
 class Cache:
     "Decoded pictures and what frozen layers said about them"
     def __init__(self, stuff):
-        import fastai.vision.all, filelock, timm, torch, transfer_course.precompute
-        from transfer_course import data, models
-        from transfer_course.train.numerics import Numerics
+        import fastai.vision.all, filelock, timm, torch
+        from transfer_course.data.sets import own_data
+        from transfer_course.data.splits import split_by_hash
         from transfer_course.data.synthetic import make_pictures
+        from transfer_course.train.models import picture_loaders, transfer_learner
+        from transfer_course.train.numerics import Numerics
+        import transfer_course.train.precompute
         pictures = make_pictures(stuff/'shapes', 120, size=64)
         def learner():
             torch.manual_seed(0)
-            ds = data.own_data(pictures)
-            dls = models.picture_loaders(ds, data.split_by_hash(ds, .25), 64, bs=8, device='cpu')
-            learn = models.transfer_learner(dls, 'tf_efficientnet_lite0', 'random', numerics=Numerics())
+            ds = own_data(pictures)
+            dls = picture_loaders(ds, split_by_hash(ds, .25), 64, bs=8, device='cpu')
+            learn = transfer_learner(dls, 'tf_efficientnet_lite0', 'random', numerics=Numerics())
             learn.freeze()
             return learn
         self.learner = learner

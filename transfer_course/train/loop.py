@@ -460,6 +460,7 @@ def _tested(self:Experiment, run:Run) -> Run:
     names = run.split().test # its own, whatever the experiment splits now
     if run.test or not names: return run
     with locked(run.path, f'the run {run.name}'):
+        if (now := read_run(run.path)).test: return now # another process has done it
         learn = load_learner_of(run)
         return add_test(run, _predictions(learn, self.dataset, run, 'test', names, test_loader(learn.dls, self.dataset, names)))
 
