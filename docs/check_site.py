@@ -1,4 +1,4 @@
-"""Is the built site whole? Every link within it leads to a page and a place that are there, and every picture and style sheet is there. Nothing is asked of the network.
+"""Is the built site whole? Every link within it leads somewhere, and every picture and style sheet is there. No network is needed.
 
     python docs/check_site.py _docs/html
 """
@@ -34,8 +34,10 @@ def check_site(
             if url.scheme or url.netloc: continue # elsewhere, or the data itself
             there = (path.parent/unquote(url.path)).resolve() if url.path else path
             if there.is_dir(): there /= 'index.html'
-            if not there.is_relative_to(root) or not there.is_file(): found.append(f"{name}: <{tag}> refers to {target}, which is not there.")
-            elif url.fragment and there in pages and unquote(url.fragment) not in pages[there].places: found.append(f"{name}: {target} leads to no place in that page.")
+            if not there.is_relative_to(root) or not there.is_file():
+                found.append(f"{name}: <{tag}> refers to {target}, which is not there.")
+            elif url.fragment and there in pages and unquote(url.fragment) not in pages[there].places:
+                found.append(f"{name}: {target} leads to no place in that page.")
     return found
 
 if __name__ == '__main__':

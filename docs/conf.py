@@ -1,4 +1,4 @@
-"Sphinx renders what `python -m transfer_course.house docs` wrote: notebooks with their saved figures, and the page of all names. No cell is run. `make docs` does both."
+"Sphinx renders what `python tools/site.py` wrote: notebooks with their saved figures, and a page of all names. No cell is run."
 import sys
 from configparser import ConfigParser
 from pathlib import Path
@@ -20,14 +20,7 @@ nb_merge_streams = True
 myst_enable_extensions = ['colon_fence', 'fieldlist', 'dollarmath', 'attrs_inline']
 myst_heading_anchors = 6
 myst_heading_slug_func = 'slugs.jupyter_slug'
-
-# Every link within the site must lead somewhere; types of other libraries are not linked.
-nitpicky = True
-nitpick_ignore_regex = [('py:.*', r'(?!transfer_course\.).*')]
-python_use_unqualified_type_names = True
-python_maximum_signature_line_length = 88
-toc_object_entries_show_parents = 'hide'
-add_module_names = False
+nitpicky = True # every link within the site must lead somewhere
 
 html_theme = 'furo'
 html_title = project
