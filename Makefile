@@ -127,8 +127,8 @@ small='about 0.5 GB (2 GB installed)'
 if [ "$$(uname)" = Darwin ]; then size=$$small
 elif [ "$$torch" = cpu ]; then size="$$small, without NVIDIA libraries"
 elif [ "$$torch" = cuda ] || nvidia-smi -L >/dev/null 2>&1; then size="$$large, most of it libraries for NVIDIA GPUs"
-elif $(BIN)/python -c '$(PROBE)' >/dev/null 2>&1; then torch=cpu; size="$$small: no NVIDIA GPU here, so torch comes without its libraries (TORCH=cuda takes them)"
-else size="$$large: no NVIDIA GPU here, but the smaller torch (download.pytorch.org) can't be reached"; fi
+elif { [ -n "$$uv" ] || { $(BIN)/python -m pip install --quiet uv >/dev/null 2>&1 && uv=$(BIN)/uv; }; } && $(PROBE) >/dev/null 2>&1; then torch=cpu; size="$$small: no NVIDIA GPU here, so torch comes without its libraries (TORCH=cuda takes them)"
+else size="$$large: no NVIDIA GPU here, but the index of the smaller torch can't be reached"; fi
 echo "Setting up .venv: PyTorch, fastai, JupyterLab and a small pretrained network, $$size."
 log=.venv/set-up.log
 ticker=
@@ -149,7 +149,7 @@ echo 'Set up.'
 endef
 export SET_UP
 # Does the index of torch for CPUs answer? Three seconds at most, however long a name server takes.
-PROBE = import signal; signal.alarm(3); from urllib.request import Request, urlopen; urlopen(Request("https://download.pytorch.org/whl/cpu/torch/", method="HEAD"), timeout=2)
+PROBE = UV_HTTP_TIMEOUT=3 UV_HTTP_RETRIES=0 "$$uv" pip install --dry-run --no-deps --reinstall --python $(BIN)/python --torch-backend cpu torch
 
 # Made again when the requirements change; what is installed already is not fetched again.
 $(STAMP): settings.ini setup.py

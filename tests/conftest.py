@@ -1,6 +1,8 @@
 "`pytest --slow` adds the long ones: thousands of damaged files, hundreds of kills. `make test FLAGS=slow` passes it on."
-import os, tempfile
+import os
+import tempfile
 from pathlib import Path
+
 import pytest
 
 if old := os.environ.pop('TRANSFER_COURSE_SHELF', None): os.environ.setdefault('TRANSFER_COURSE_MIRROR', old) # the older name of the same folder

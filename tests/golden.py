@@ -5,6 +5,7 @@ only when `TRAINING_VERSION` is raised. Needs no mirror and no network."""
 import os
 import sys
 import tempfile
+
 TMP = tempfile.TemporaryDirectory(prefix='golden-')
 if __name__ == '__main__': # before torch is imported
     os.environ.update(ONEDNN_MAX_CPU_ISA='AVX2', ATEN_CPU_CAPABILITY='avx2', MKL_CBWR='AVX2', CUDA_VISIBLE_DEVICES='', TRANSFER_COURSE_RUNS=TMP.name)
@@ -15,11 +16,13 @@ import warnings
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+
 warnings.filterwarnings('ignore')
 import timm
 import torch
 from fastai.vision.all import nn
 from safetensors.torch import save_file
+
 from transfer_course.core import seed_everything
 from transfer_course.data.captchas import DIGITS, CaptchaStyle
 from transfer_course.data.sets import get_data
@@ -49,7 +52,7 @@ def write_weights():
 def few_of(ds, train=(8,)*5, valid=4, test=4):
     "A few photos of the sample's own split; `train`: how many of each class"
     s = split_sample(ds)
-    def few(names, ns): return [n for c, k in zip(ds.classes, ns) for n in [o for o in names if ds.labels[o] == c][:k]]
+    def few(names, ns): return [n for c, k in zip(ds.classes, ns, strict=False) for n in [o for o in names if ds.labels[o] == c][:k]]
     return Split(few(s.train, train), few(s.valid, (valid,)*5), few(s.test, (test,)*5), 'golden')
 
 def timeless(row): return {k: v for k, v in row.items() if 'seconds' not in k and v is not None}
@@ -105,7 +108,7 @@ def fit(work, numerics=Numerics(), head='avg', flip=False, load=True):
         test, _ = learn.get_preds(dl=test_loader(learn.dls, ds, split.test))
     loss = float(-probs.clamp_min(1e-7).log()[range(len(targets)), targets].mean())
     valid = dict(acc=float((probs.argmax(1) == targets).float().mean()), loss=loss)
-    return dict(epochs=[timeless(o) for o in log.rows], valid=valid, predictions=dict(zip(ds.classes, test.double().sum(0).tolist())))
+    return dict(epochs=[timeless(o) for o in log.rows], valid=valid, predictions=dict(zip(ds.classes, test.double().sum(0).tolist(), strict=False)))
 
 def frozen_fit(how='fit', views=None, **kwargs):
     def work(learn, log):

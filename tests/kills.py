@@ -3,8 +3,19 @@
 One process imports everything once and forks a child for each attempt; the child is killed with SIGKILL. Forking is safe while the parent has one thread:
 it never computes, and OpenMP gets one thread. A job says what the work is, what must be whole at any moment, and what the end is."""
 import os
+
 for o in 'OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS': os.environ[o] = '1'
-import gzip, hashlib, io, json, random, shutil, signal, sys, tempfile, time, zipfile
+import gzip
+import hashlib
+import io
+import json
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -19,7 +30,8 @@ def forked(work, seconds=None):
             os._exit(0)
         except BaseException:
             import traceback
-            traceback.print_exc(); sys.stderr.flush()
+            traceback.print_exc()
+            sys.stderr.flush()
             os._exit(1)
     if seconds is not None:
         time.sleep(seconds)
@@ -40,7 +52,13 @@ def left(found): return [o for o in found if '.part' in o]
 class Runs:
     "Two arms, two phases, the best epoch kept, then the test part"
     def __init__(self, stuff):
-        import fastai.vision.all, filelock, pandas, safetensors.torch, timm, sklearn.linear_model # all that a child would import
+        import fastai.vision.all
+        import filelock
+        import pandas
+        import safetensors.torch
+        import sklearn.linear_model  # all that a child would import
+        import timm
+
         from transfer_course.data.splits import split_by_hash
         from transfer_course.data.synthetic import make_pictures
         from transfer_course.results.config import Schedule
@@ -84,7 +102,10 @@ class Runs:
 class Data:
     "A data set from a server: download, checksum, unpacking (an archive inside the archive too), the count of its pictures"
     def __init__(self, stuff):
-        import filelock, pooch, requests
+        import filelock
+        import pooch
+        import requests
+
         from transfer_course.data import fetch, sets
         rng,inner = random.Random(0), io.BytesIO()
         def pack(to, names):
@@ -121,7 +142,8 @@ class Data:
 
 def serve(folder):
     "A web server in a child of its own; its port"
-    import functools, http.server
+    import functools
+    import http.server
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *args): pass
     server = http.server.HTTPServer(('127.0.0.1', 0), functools.partial(Quiet, directory=str(folder)))
@@ -141,6 +163,7 @@ class Workbook:
     def __init__(self, stuff):
         import nbformat
         from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
         from transfer_course.workbook import make_workbook
         self.make,self.stuff = make_workbook,stuff
         def course(folder, text):
@@ -149,7 +172,8 @@ class Workbook:
                 cells = [new_markdown_cell(text*50, id='text'), new_markdown_cell(f'**1. Exercise {i}.**', id='task'), new_code_cell('### BEGIN SOLUTION\nx = 1\n### END SOLUTION', id='answer'),
                          new_code_cell("expect(lambda: x == 1, 'Not that.')", id='check'), *[new_markdown_cell(f'more {text}', id='more')]*(text=='new')]
                 nbformat.write(new_notebook(cells=cells), folder/f'{i:02}.ipynb')
-        course(stuff/'old', 'old'); course(stuff/'course', 'new')
+        course(stuff/'old', 'old')
+        course(stuff/'course', 'new')
         make_workbook(stuff/'copies', course=stuff/'old')
         for o in (stuff/'copies').glob('*.ipynb'): o.write_text(o.read_text().replace('...  # your answer', f'x = 1  # mine, {o.stem}'))
         assert 'mine, 03' in (stuff/'copies'/'03.ipynb').read_text()
@@ -177,13 +201,17 @@ class Workbook:
 class Cache:
     "Decoded pictures and what frozen layers said about them"
     def __init__(self, stuff):
-        import fastai.vision.all, filelock, timm, torch
+        import fastai.vision.all
+        import filelock
+        import timm
+        import torch
+
+        import transfer_course.train.precompute
         from transfer_course.data.sets import own_data
         from transfer_course.data.splits import split_by_hash
         from transfer_course.data.synthetic import make_pictures
         from transfer_course.train.models import picture_loaders, transfer_learner
         from transfer_course.train.numerics import Numerics
-        import transfer_course.train.precompute
         pictures = make_pictures(stuff/'shapes', 120, size=64)
         def learner():
             torch.manual_seed(0)
@@ -266,8 +294,12 @@ def main(job, kills, seed=0, steps=False):
             for step in range(1, int((d/'steps').read_text())+1):
                 root = d/'killed'
                 root.mkdir()
-                def die(): stop_at(step); job.work(root)
-                if forked(die): job.look(root, end, set()); by_step += 1
+                def die():
+                    stop_at(step)
+                    job.work(root)
+                if forked(die):
+                    job.look(root, end, set())
+                    by_step += 1
                 resume(root)
     print(json.dumps(dict(kills=sum(phases.values()), at_steps=by_step, resumed=resumed+by_step, lost=0, phases=dict(phases.most_common()), undisturbed_seconds=round(whole, 2), minutes=round((time.perf_counter()-t0)/60, 1))))
 

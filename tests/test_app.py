@@ -1,18 +1,23 @@
 "The page for a browser: what it says, without Gradio; and the page itself, in headless Chromium where that is installed."
-import os, shutil, signal, socket, subprocess, sys
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
 from importlib.util import find_spec
-from pathlib import Path
 
-import numpy as np, pytest
-from transfer_course import app, models
+import numpy as np
+import pytest
+
+from transfer_course import models
 from transfer_course.app import answer_html, find_neighbours, heading_html, open_classifier, training_photos
 from transfer_course.core import CourseError, course_path
 from transfer_course.data.splits import get_split, split_by_hash
-from transfer_course.results.config import Schedule
-from transfer_course.results.store import find_run
-from transfer_course.train.predict import export, load_learner_of
-from transfer_course.train.loop import Experiment
 from transfer_course.data.synthetic import make_pictures, odd_files
+from transfer_course.results.config import Schedule
+from transfer_course.train.loop import Experiment
+from transfer_course.train.predict import export, load_learner_of
 
 SAMPLE = course_path('data', 'sample')
 
@@ -82,7 +87,8 @@ def test_features_are_kept_beside_the_run(runs, monkeypatch):
     few = find_neighbours(run, learn, folder, most=9) # other photos: computed anew
     assert calls.pop() and (len(few.names), few.of) == (9, run.data['split']['train'])
     whole_weights = run.weights_path.read_bytes()
-    find_neighbours(run, learn, folder); calls.clear()
+    find_neighbours(run, learn, folder)
+    calls.clear()
     run.weights_path.write_bytes(whole_weights + b' ') # other weights too
     find_neighbours(run, learn, folder)
     assert calls.pop()
@@ -166,7 +172,8 @@ def chromium():
 @GRADIO
 def test_a_port_that_is_taken(runs):
     with socket.socket() as s:
-        s.bind(('127.0.0.1', 0)); s.listen()
+        s.bind(('127.0.0.1', 0))
+        s.listen()
         out = subprocess.run([sys.executable, '-W', 'ignore', '-m', 'transfer_course.cli', 'app', runs['drawings'].name, '--port', str(s.getsockname()[1])], capture_output=True, text=True)
     assert out.returncode == 2 and 'say another one with --port' in out.stderr and out.stderr.count('\n') == 1, out.stderr
 

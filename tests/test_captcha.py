@@ -4,13 +4,13 @@ from functools import partial
 import pytest
 
 from transfer_course.chapters.captcha import chapter, pictures_of
-from transfer_course.data.captchas import CaptchaStyle, DIGITS, draw_texts, render, unique_texts, write_captchas
-from transfer_course.results.claims import read_claims
 from transfer_course.core import CourseError
+from transfer_course.data.captchas import DIGITS, CaptchaStyle, draw_texts, render, unique_texts, write_captchas
+from transfer_course.results.claims import read_claims
 from transfer_course.results.config import Schedule
 from transfer_course.results.store import load_counts, read_run
-from transfer_course.train.predict import predict
 from transfer_course.train.loop import Experiment
+from transfer_course.train.predict import predict
 
 TINY = CaptchaStyle(length=3, alphabet='0123456789ABCDEF', width=64, height=32, font_size=20)
 

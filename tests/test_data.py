@@ -1,10 +1,21 @@
 "What the pages of `data` can't show: servers and tokens that fail, bad archives, kills, two processes at once, the real photos."
-import http.server, os, re, shutil, signal, subprocess, sys, tarfile, threading, zipfile
+import http.server
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import zipfile
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
-import pytest, requests
+import pytest
+import requests
+
 from transfer_course.core import CourseError, course_path, mirror_path, read_json, sha256, write_json
 from transfer_course.data import fetch, sets
 from transfer_course.data.check import check
@@ -159,13 +170,16 @@ def server(packed):
             requested[self.path] += 1
             if status := {'/missing': 404, '/broken': 503}.get(self.path): return self.send_error(status)
             cut = self.path=='/cut' or (self.path=='/flaky' and requested[self.path]==1)
-            self.send_response(200); self.send_header('Content-Length', len(body)); self.end_headers()
+            self.send_response(200)
+            self.send_header('Content-Length', len(body))
+            self.end_headers()
             self.wfile.write(body[:len(body)//2] if cut else body)
         def log_message(self, *args): pass
     served = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
     threading.Thread(target=served.serve_forever, args=(.01,), daemon=True).start()
     yield SimpleNamespace(url=f'http://127.0.0.1:{served.server_port}', requested=requested)
-    served.shutdown(); served.server_close()
+    served.shutdown()
+    served.server_close()
 
 @pytest.mark.parametrize('path,times', [('/ok', 1), ('/flaky', 2)])
 def test_download(register, server, packed, capsys, path, times):
@@ -259,7 +273,9 @@ def test_two_processes_unpack_once(tmp_path, packed):
 def test_odd_folders(tmp_path, stars):
     own = tmp_path/'Meine Blumen – 花'
     shutil.copytree(stars, own)
-    (own/'__MACOSX'/'x').mkdir(parents=True); (own/'.ipynb_checkpoints').mkdir(); (own/'red-star'/'Thumbs.db').write_bytes(b'x')
+    (own/'__MACOSX'/'x').mkdir(parents=True)
+    (own/'.ipynb_checkpoints').mkdir()
+    (own/'red-star'/'Thumbs.db').write_bytes(b'x')
     assert len(own_data(own)) == 6 and own_data(own).name == 'own:Meine Blumen – 花'
     (own/'lonely').mkdir()
     with says('class folder', 'lonely', 'holds no pictures'): own_data(own)
@@ -282,7 +298,8 @@ def test_adding_files_moves_nobody(tmp_path):
 
 def test_check_sets_aside_and_gives_back(tmp_path, stars):
     own = tmp_path/'own'
-    shutil.copytree(stars, own); odd_files(own/'red-star')
+    shutil.copytree(stars, own)
+    odd_files(own/'red-star')
     found,whole = check(own), get_data(own)
     assert sorted(Path(o).name for o in found.names('unreadable')) == ['empty.jpg', 'huge.png', 'text.jpg', 'truncated.jpg']
     listed = found.set_aside()

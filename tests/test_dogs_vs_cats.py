@@ -1,5 +1,6 @@
 "The second chapter's module: what the command line relies on, the numbers of its article's log, and bad input"
-import csv, re
+import csv
+import re
 from types import SimpleNamespace as o
 
 import pytest

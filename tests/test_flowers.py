@@ -7,7 +7,6 @@ from transfer_course.results.claims import read_claims
 from transfer_course.results.config import Schedule
 from transfer_course.results.store import load_counts
 
-
 def test_the_three_scales():
     sample, quick, full = (chapter.experiment(o) for o in ('sample', 'quick', 'full'))
     assert (sample.config.size, sample.seeds, sample.config.weights) == (96, (0,), 'imagenet')

@@ -3,13 +3,27 @@
 Nothing is written outside the folder, nothing half done stays, no link comes out, no bomb goes off.
 
 The first cases are known tricks, by name; the others are good archives with random damage, made from their number."""
-import bz2, functools, gzip, io, lzma, os, random, shutil, stat, struct, tarfile, tempfile, zipfile, zlib
+import bz2
+import functools
+import gzip
+import io
+import lzma
+import os
+import random
+import shutil
+import stat
+import struct
+import tarfile
+import tempfile
+import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
+from watched import judge, watch
+
 from transfer_course.core import CourseError
 from transfer_course.data.fetch import MAX_RATIO, unpack
-from watched import judge, watch
 
 PHOTO = random.Random(0).randbytes(3000) # as hard to compress as a JPEG
 
@@ -71,9 +85,13 @@ def tarred(*members, format=tarfile.PAX_FORMAT):
 def tar_header(name, size, kind=b'0', size_field=None, magic=b'ustar\x0000', crc=True):
     "One header with any size field"
     h = bytearray(512)
-    h[:len(name)] = name; h[100:108] = b'0000644\0'
+    h[:len(name)] = name
+    h[100:108] = b'0000644\0'
     h[124:136] = size_field or b'%011o\0' % size
-    h[136:148] = b'00000000000\0'; h[148:156] = b' '*8; h[156:157] = kind; h[257:265] = magic
+    h[136:148] = b'00000000000\0'
+    h[148:156] = b' '*8
+    h[156:157] = kind
+    h[257:265] = magic
     h[148:156] = b'%06o\0 ' % (sum(h) if crc else 1)
     return bytes(h)
 
@@ -84,7 +102,8 @@ def negative(n): return (2**96 - n).to_bytes(12, 'big')
 
 def header_in_the_middle_damaged():
     body = bytearray(tarred(*[(f'{i}.jpg', PHOTO) for i in range(6)]))
-    at = body.find(b'3.jpg'); body[at] ^= 4 # the checksum of this header is wrong now
+    at = body.find(b'3.jpg')
+    body[at] ^= 4 # the checksum of this header is wrong now
     return bytes(body)
 
 def zeros_gz(n, head=b''):
@@ -265,7 +284,9 @@ def mutant(number):
         elif kind==2: body[at:at+n] = rng.choice([bytes(n), b'\xff'*n, b'7'*n, rng.randbytes(n)])
         elif kind==3: body[at:at] = body[at:at+n]
         elif kind==4: del body[at:at+n]
-        else: other = rng.choice(good()); body[at:] = other[rng.randrange(len(other)):]
+        else:
+            other = rng.choice(good())
+            body[at:] = other[rng.randrange(len(other)):]
         body = body or bytearray(b'\0')
     if packed and rng.random() < .5: # a tar whose headers fit, so that the damage is not met at the first checksum
         for at in range(0, len(body)-511, 512):
@@ -279,7 +300,8 @@ def unpacked_safely(body, folder):
     root = Path(tempfile.mkdtemp(dir=folder))
     try:
         archive,dest = root/'in'/'bad.zip', root/'deep'/'out'/'photos'
-        archive.parent.mkdir(); archive.write_bytes(body)
+        archive.parent.mkdir()
+        archive.write_bytes(body)
         said = None
         try: assert unpack(archive, dest)==dest
         except CourseError as e: said = str(e)

@@ -2,15 +2,20 @@
 
 Each case is made from its number: a good picture of one of the formats below, and a kind of damage. The first cases are undamaged,
 so that a reader that refuses everything does not pass."""
-import functools, io, random, struct, zlib
+import functools
+import io
+import random
+import struct
+import zlib
 
 import pytest
 from PIL import Image
-from transfer_course.core import CourseError
-from transfer_course.data.pictures import open_picture
-from transfer_course.data.check import check
-from transfer_course.data.synthetic import make_picture, make_pictures, odd_files
 from watched import judge, watch
+
+from transfer_course.core import CourseError
+from transfer_course.data.check import check
+from transfer_course.data.pictures import open_picture
+from transfer_course.data.synthetic import make_picture, make_pictures, odd_files
 
 # --- Good pictures ---
 
@@ -19,26 +24,37 @@ def good():
     "(ending, bytes) of good pictures in all that Pillow writes of the formats people have, JPEG, PNG and WebP most of all"
     pic = make_picture('green-star', 1, 56)
     grey,out = pic.convert('L'), []
-    rgba = pic.convert('RGBA'); rgba.putalpha(grey)
-    turned = Image.Exif(); turned[0x0112],turned[0x010e] = 6, 'a photograph'
+    rgba = pic.convert('RGBA')
+    rgba.putalpha(grey)
+    turned = Image.Exif()
+    turned[0x0112],turned[0x010e] = 6, 'a photograph'
     frames = dict(save_all=True, append_images=[pic.rotate(90), pic.rotate(180)], duration=100)
     def add(ending, im=pic, **kw):
         im.save(buf := io.BytesIO(), dict(jpg='JPEG', tif='TIFF', jp2='JPEG2000').get(ending, ending.upper()), **kw)
         out.append((ending, buf.getvalue()))
     for kw in (dict(), dict(progressive=True), dict(subsampling=0, quality=95), dict(exif=turned),
                dict(restart_marker_rows=1, optimize=True), dict(progressive=True, exif=turned, comment='by hand')): add('jpg', **kw)
-    add('jpg', grey); add('jpg', pic.convert('CMYK'))
+    add('jpg', grey)
+    add('jpg', pic.convert('CMYK'))
     for im in (pic, rgba, grey, pic.convert('1'), grey.convert('LA')): add('png', im)
     import numpy as np
     add('png', Image.fromarray(np.asarray(grey).astype('uint16')*257))
-    add('png', pic.quantize(16), transparency=3); add('png', pic, exif=turned, icc_profile=bytes(range(256))*3); add('png', pic, **frames)
+    add('png', pic.quantize(16), transparency=3)
+    add('png', pic, exif=turned, icc_profile=bytes(range(256))*3)
+    add('png', pic, **frames)
     for kw in (dict(), dict(lossless=True), dict(exif=turned, icc_profile=bytes(300)), frames): add('webp', **kw)
-    add('webp', rgba); add('webp', rgba, lossless=True)
+    add('webp', rgba)
+    add('webp', rgba, lossless=True)
     usual = list(out)
-    add('gif'); add('gif', pic.quantize(16), transparency=2); add('gif', **frames)
-    add('bmp'); add('bmp', pic.quantize(16)); add('bmp', pic.convert('1'))
+    add('gif')
+    add('gif', pic.quantize(16), transparency=2)
+    add('gif', **frames)
+    add('bmp')
+    add('bmp', pic.quantize(16))
+    add('bmp', pic.convert('1'))
     for c in (None, 'tiff_lzw', 'tiff_adobe_deflate', 'packbits', 'jpeg'): add('tif', compression=c)
-    add('tif', grey.convert('F')); add('tif', pic.convert('CMYK'), compression='tiff_deflate')
+    add('tif', grey.convert('F'))
+    add('tif', pic.convert('CMYK'), compression='tiff_deflate')
     add('tif', pic.convert('1'), compression='group4')
     add('tif', **{k: v for k,v in frames.items() if k!='duration'})
     # what a file may hold whatever its name says
@@ -52,17 +68,24 @@ def pieces(body):
     cuts = [0]
     if body[:4]==b'\x89PNG':
         at = 8
-        while at+12 <= len(body): cuts.append(at); at += 12 + struct.unpack('>I', body[at:at+4])[0]
+        while at+12 <= len(body):
+            cuts.append(at)
+            at += 12 + struct.unpack('>I', body[at:at+4])[0]
     elif body[:4]==b'RIFF':
         at = 12
-        while at+8 <= len(body): cuts.append(at); n = struct.unpack('<I', body[at+4:at+8])[0]; at += 8 + n + n%2
+        while at+8 <= len(body):
+            cuts.append(at)
+            n = struct.unpack('<I', body[at+4:at+8])[0]
+            at += 8 + n + n%2
     elif body[:2]==b'\xff\xd8':
         at = 2
-        while at+4 <= len(body) and body[at]==0xff and body[at+1]!=0xda: cuts.append(at); at += 2 + struct.unpack('>H', body[at+2:at+4])[0]
+        while at+4 <= len(body) and body[at]==0xff and body[at+1]!=0xda:
+            cuts.append(at)
+            at += 2 + struct.unpack('>H', body[at+2:at+4])[0]
         cuts += [at] + [i for i in range(at, len(body)-1) if body[i]==0xff and 0xd0 <= body[i+1] <= 0xda]
     else: cuts += range(8, len(body), max(8, len(body)//12))
     cuts = sorted({o for o in cuts if o < len(body)}) + [len(body)]
-    return [body[a:b] for a,b in zip(cuts, cuts[1:])]
+    return [body[a:b] for a,b in zip(cuts, cuts[1:], strict=False)]
 
 def resealed(body):
     "A PNG with the checksums its chunks should have, so that damage gets past the first look"
@@ -108,7 +131,8 @@ def repack(rng, body, other):
     try: rows = zlib.decompress(b''.join(o[8:-4] for o in p if o[4:8]==b'IDAT'))
     except zlib.error: i = None # damaged before
     if i is None:
-        i = rng.randrange(len(p)); p[i] = p[i][:rng.randrange(len(p[i])+1)]
+        i = rng.randrange(len(p))
+        p[i] = p[i][:rng.randrange(len(p[i])+1)]
         return b''.join(p)
     rows = rng.choice([rows[:rng.randrange(len(rows))], rows*rng.choice([2, 50]), flip(rng, rows, rows), bytes(10**6), b'\xff'*len(rows)])
     data = zlib.compress(rows)
@@ -128,7 +152,7 @@ def lie(rng, body, other):
     out,(w,h) = bytearray(body), sides(rng)
     def put(form, at, *values):
         if at < 0 or at+struct.calcsize(form) > len(out): return
-        struct.pack_into(form, out, at, *(v % 2**(8*struct.calcsize(form[0]+c)) for c,v in zip(form[1:], values)))
+        struct.pack_into(form, out, at, *(v % 2**(8*struct.calcsize(form[0]+c)) for c,v in zip(form[1:], values, strict=False)))
     if body[:4]==b'\x89PNG':
         put('>II', 16, w, h)
         if rng.random() < .3:

@@ -4,7 +4,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+
 import pytest
+
 from transfer_course.results.provenance import TRAINING_VERSION
 
 HERE = Path(__file__).parent

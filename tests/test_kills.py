@@ -1,6 +1,10 @@
 "Kills at random moments: what had finished is whole, and what goes on ends where undisturbed work ends, to the byte. `kills.py` does it."
-import json, os, subprocess, sys
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+
 import pytest
 
 pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='this system has no fork')

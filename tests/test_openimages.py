@@ -1,16 +1,25 @@
 """Open Images from a server of our own making: kills, a full disk, a dead server, random trouble, lists larger than memory.
 
 The server is the one on the module's page."""
-import errno, json, os, random, shutil, signal, subprocess, sys, time, tracemalloc
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from transfer_course.data import openimages
 from transfer_course.core import CourseError
-from transfer_course.data.pictures import open_picture
+from transfer_course.data import openimages
 from transfer_course.data.openimages import PETS, RELEASES, fetch_photos, get_open_images, list_photos, read_labels, read_rows
+from transfer_course.data.pictures import open_picture
 
 PAGE = Path(__file__).resolve().parents[1]/'nbs'/'lib'/'17_data.openimages.ipynb'
 
@@ -105,7 +114,8 @@ def test_killed_and_gone_on(tmp_path, server):
         while p.poll() is None and len(photos(dest)) <= before+5 and time.time() < end: time.sleep(.01)
         time.sleep(pause)
         if p.poll() is None:
-            p.send_signal(signal.SIGKILL); kills += 1
+            p.send_signal(signal.SIGKILL)
+            kills += 1
         p.wait()
         for o in photos(dest): open_picture(o)  # what is there is whole
     server.requested.clear()
@@ -148,7 +158,7 @@ def test_a_class_of_which_nothing_came(tmp_path, server):
 
 def test_addresses_that_are_none(tmp_path, server):
     rows = list_photos('train', base=publish(server, 12).url)
-    for o,bad in zip(rows, ('nan', 'ftp://x/y.jpg', 'http://', '/etc/passwd', 'https://[')): o['thumbnail'] = bad
+    for o,bad in zip(rows, ('nan', 'ftp://x/y.jpg', 'http://', '/etc/passwd', 'https://['), strict=False): o['thumbnail'] = bad
     count = fetch_photos(rows, 'train', tmp_path, bucket=f'{server.url}/bucket')
     assert (count['new'], count['bucket']) == (11, 6)  # one has no thumbnail anyway
 

@@ -1,5 +1,6 @@
 "The pages of the course: every link between them leads somewhere, the map counts what is there, and saved pages are small and quiet."
-import json, re
+import json
+import re
 from pathlib import Path
 
 import pytest

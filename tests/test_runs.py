@@ -5,8 +5,10 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+
 import pytest
 from safetensors.torch import load, save
+
 from transfer_course.core import CourseError, write_json
 from transfer_course.data.splits import split_by_hash
 from transfer_course.results.config import Schedule

@@ -1,13 +1,29 @@
 "What the splits promise, for any names: nobody moves, nobody is in two parts, copies stay together. `--slow` tries more names."
-import os, re, sys
+import os
+import re
+import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, given, settings, strategies as st
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
 from transfer_course.core import CourseError
 from transfer_course.data.sets import DataSet, get_data, natural_key, own_data
-from transfer_course.data.splits import (Split, few_per_class, first_of_each, get_split, hash_unit, held_out, random_split,
-                                         split_by_folder, split_by_hash, split_flowers_article, split_sample, stem_key)
+from transfer_course.data.splits import (
+    Split,
+    few_per_class,
+    first_of_each,
+    get_split,
+    hash_unit,
+    held_out,
+    random_split,
+    split_by_folder,
+    split_by_hash,
+    split_flowers_article,
+    split_sample,
+    stem_key,
+)
 
 # The same examples each time, and no folder of them
 settings.register_profile('repeatable', derandomize=True, deadline=None, max_examples=300 if '--slow' in sys.argv else 25, database=None)

@@ -29,7 +29,6 @@ from transfer_course.results.store import (
     save_counts,
 )
 
-
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     "The reader's results and the course's own, both empty"

@@ -2,7 +2,8 @@
 import shutil
 from types import SimpleNamespace
 
-import pandas as pd, pytest
+import pandas as pd
+import pytest
 
 from transfer_course.chapters import submission
 from transfer_course.chapters.submission import check_submission, find_competition, read_sample, submit_run
@@ -15,7 +16,6 @@ from transfer_course.data.synthetic import make_pictures
 from transfer_course.results.config import Schedule
 from transfer_course.train.loop import Experiment
 
-
 @pytest.fixture(scope='module')
 def mirror(tmp_path_factory):
     "A competition in small: two kinds of drawing named as cats and dogs, six without a label"
@@ -25,7 +25,8 @@ def mirror(tmp_path_factory):
     for o in ('train', 'test1'): (root/'all'/o).mkdir(parents=True)
     for i,p in enumerate(drawn[3:-3]): shutil.copy(p, root/'all'/'train'/f'{kind[p.parent.name]}.{i}.jpg')
     for i,p in enumerate([*drawn[:3], *drawn[-3:]], 1): shutil.copy(p, root/'all'/'test1'/f'{i}.jpg')
-    packed = root/'packed'; packed.mkdir()
+    packed = root/'packed'
+    packed.mkdir()
     for o in ('train', 'test1'): shutil.make_archive(packed/o, 'zip', root/'all', o)
     (packed/'sampleSubmission.csv').write_text('id,label\n' + ''.join(f'{i},0\n' for i in range(1, 7)))
     (root/'mirror'/'archives').mkdir(parents=True)
@@ -37,7 +38,8 @@ def mirror(tmp_path_factory):
 @pytest.fixture(scope='module')
 def run(mirror, tmp_path_factory):
     with pytest.MonkeyPatch.context() as m:
-        m.setenv('TRANSFER_COURSE_MIRROR', str(mirror/'mirror')); m.setenv('TRANSFER_COURSE_RUNS', str(mirror/'runs'))
+        m.setenv('TRANSFER_COURSE_MIRROR', str(mirror/'mirror'))
+        m.setenv('TRANSFER_COURSE_RUNS', str(mirror/'runs'))
         config = dict(arch='tf_efficientnet_lite0', schedule=Schedule.fine_tune(1), size=32, bs=8)
         exp = Experiment('own', 'dogs-vs-cats', lambda ds: split_by_hash(ds, .25), arms=('linear_probe',), seeds=(0,), **config)
         yield exp.run(log=lambda *a: None)[0]

@@ -1,9 +1,17 @@
 "Readers' copies hold no solutions; no update, kill or damaged file costs an answer; the check of a class stands what students do."
-import ast, csv, json, os, re, subprocess, sys
-from copy import deepcopy
+import ast
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
+
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from transfer_course import workbook as w
 from transfer_course.cli import main
 from transfer_course.core import CourseError
@@ -131,7 +139,9 @@ def damage_list(path): path.write_text('[1]')
 def damage_cells(path): path.write_text(json.dumps(notebook(3, dict(id='a'))))
 def damage_foreign(path): write(path, notebook(md('other', '# Mine')))
 def damage_ids(path): write(path, notebook(*({k: v for k,v in o.items() if k != 'id'} for o in json.loads(path.read_text())['cells'])) | dict(nbformat_minor=4))
-def damage_folder(path): path.unlink(); path.mkdir()
+def damage_folder(path):
+    path.unlink()
+    path.mkdir()
 
 @pytest.mark.parametrize('damage,says', [(damage_cut, 'no notebook'), (damage_empty, 'no notebook'), (damage_bytes, 'no notebook'), (damage_list, 'no notebook'), (damage_cells, 'no notebook'),
     (damage_foreign, 'no copy of the course'), (damage_ids, 'cells without ids'), (damage_folder, "can't be read")], ids=lambda o: getattr(o, '__name__', ''))

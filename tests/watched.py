@@ -2,7 +2,17 @@
 
 A module of cases has a function `attempt(number, folder)` that returns a word for what came out, and raises what should not.
 `python tests/watched.py test_fuzz_pictures 1234` tries a single case here and shows the traceback."""
-import importlib, json, os, re, resource, select, subprocess, sys, tempfile, time, warnings
+import importlib
+import json
+import os
+import re
+import resource
+import select
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path

@@ -7,31 +7,32 @@ __all__ = []
 
 # %% ../nbs/lib/90_all.ipynb #13de9b5f
 import warnings
+
 with warnings.catch_warnings():
     warnings.filterwarnings('ignore', message='.*torch.jit.script.*', category=FutureWarning) # fastai.layers, at import
     from fastai.vision.all import *
 from .core import *
-from .stats import *
-from .data.pictures import *
-from .data.synthetic import *
 from .data.captchas import *
+from .data.check import *
 from .data.fetch import *
+from .data.pictures import *
 from .data.sets import *
 from .data.splits import *
-from .data.check import *
+from .data.synthetic import *
+from .results.claims import *
 from .results.config import *
 from .results.provenance import *
-from .results.store import *
-from .results.claims import *
 from .results.report import *
-from .train.numerics import *
-from .train.callbacks import *
-from .train.models import *
+from .results.store import *
+from .stats import *
 from .train.cache import *
-from .train.precompute import *
+from .train.callbacks import *
 from .train.chars import *
 from .train.features import *
 from .train.loop import *
+from .train.models import *
+from .train.numerics import *
+from .train.precompute import *
 from .train.predict import *
 from .workbook import expect
 

@@ -6,11 +6,18 @@
 __all__ = ['Prediction', 'Classifier', 'open_classifier', 'build_app', 'serve']
 
 # %% ../nbs/lib/75_app.ipynb #a2d8608f
-import base64, html, io, os, tempfile, warnings
+import base64
+import html
+import io
+import os
+import tempfile
+import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+
 import numpy as np
+
 from .core import *
 from .data.fetch import *
 from .data.pictures import *
@@ -113,13 +120,13 @@ class Classifier:
         try: picture = open_picture(path)
         except CourseError as e: return Prediction(path.name, str(e).replace(str(path), path.name))
         probs,feature = self._look(picture)
-        ranked = sorted(zip(self.classes, map(float, probs)), key=lambda o: -o[1])
+        ranked = sorted(zip(self.classes, map(float, probs), strict=False), key=lambda o: -o[1])
         near = self.neighbours.nearest(feature, k) if self.neighbours else []
         return Prediction(path.name, '', dict(ranked), near, _small(picture, 480))
 
     def _look(self, picture):
         "Probabilities, and the body's features where they are needed"
-        from fastai.callback.hook import hook_output # late: fastai takes seconds, and a wrong name fails before
+        from fastai.callback.hook import hook_output  # late: fastai takes seconds, and a wrong name fails before
         with hook_output(self.learn.model[0]) if self.neighbours else nullcontext() as body:
             probs = self.learn.get_preds(dl=self.learn.dls.test_dl([picture], num_workers=0))[0][0]
         return probs, body.stored.float().mean((2,3))[0].cpu().numpy() if self.neighbours else None
@@ -134,7 +141,7 @@ def _describe(run) -> str:
 
 def _exported(path):
     "A learner from its file"
-    from fastai.learner import load_learner # late, as above
+    from fastai.learner import load_learner  # late, as above
     if not path.is_file(): raise CourseError(f"There is no exported learner {path}.")
     try:
         with warnings.catch_warnings():

@@ -6,9 +6,17 @@
 __all__ = ['chapters', 'find_chapter', 'main']
 
 # %% ../nbs/lib/80_cli.ipynb #4b0a7f47
-import argparse, importlib, json, os, re, subprocess, sys, warnings
+import argparse
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+import warnings
 from itertools import groupby
 from pathlib import Path
+
 from .core import *
 
 # %% ../nbs/lib/80_cli.ipynb #28fb260e
@@ -77,6 +85,7 @@ def _experiment(args):
 def _differences(runs, part):
     "The first arm minus each other one, photo by photo: a line each"
     from fastcore.basics import groupby
+
     from transfer_course.results.claims import show
     from transfer_course.results.store import paired_difference
     arms = groupby(runs, 'arm')
@@ -89,7 +98,7 @@ def _differences(runs, part):
 
 def _with_settings(parser):
     "Give a parser the options of `Config`"
-    from transfer_course.results.config import add_options # late: only `run` needs it
+    from transfer_course.results.config import add_options  # late: only `run` needs it
     add_options(parser)
 
 @_command(_arg('chapter', nargs='?', type=_underscored, help='such as flowers'),
@@ -104,7 +113,7 @@ def _run(args):
         raise CourseError("Name either a chapter (`transfer_course run flowers`) or your own photos (`transfer_course run --data FOLDER`).")
     exp = _experiment(args)
     runs = exp.run(args.resume, args.fresh)
-    from transfer_course.results.report import compare_table, figure_for # late: the experiment fails first where it must
+    from transfer_course.results.report import compare_table, figure_for  # late: the experiment fails first where it must
     from transfer_course.results.store import commit
     compared = compare_table(runs)
     print('\n' + compared.to_string(index=False), *_differences(runs, compared.attrs['part']), sep='\n')

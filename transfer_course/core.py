@@ -9,7 +9,17 @@ __all__ = ['SCALES', 'CourseError', 'nearest', 'unknown', 'course_path', 'result
            'at_hand']
 
 # %% ../nbs/lib/00_core.ipynb #659a8c4b
-import difflib, functools, glob, hashlib, json, os, platform, random, re, shutil, sys
+import difflib
+import functools
+import glob
+import hashlib
+import json
+import os
+import platform
+import random
+import re
+import shutil
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -180,7 +190,7 @@ def locked(
     timeout:float=0, # Seconds to wait for the other process
 ):
     "Hold `path` for this process alone; a `CourseError` if another one holds it"
-    from filelock import FileLock, Timeout # late: a quarter of a second, and `--help` answers at once
+    from filelock import FileLock, Timeout  # late: a quarter of a second, and `--help` answers at once
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f'.{path.name}.lock'))
@@ -225,7 +235,8 @@ def seed_everything(
     seed:int=0 # The run's seed
 ):
     "Seed Python, numpy and torch, and ask cuDNN for repeatable kernels; call it before the loaders and before the learner"
-    import numpy as np, torch # late: torch takes a second, and most of the package does without
+    import numpy as np
+    import torch  # late: torch takes a second, and most of the package does without
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -236,7 +247,8 @@ def seed_everything(
 @contextmanager
 def fork_rng():
     "Leave the random numbers of Python, numpy and torch as they were found"
-    import numpy as np, torch # as above
+    import numpy as np
+    import torch  # as above
     python,numpy,cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
     try: yield
@@ -249,7 +261,7 @@ def fork_rng():
 # %% ../nbs/lib/00_core.ipynb #ddbaaf15
 def get_device() -> str: # 'cuda', 'mps' or 'cpu'
     "Where to train: a GPU if there is one"
-    import torch # late, as above
+    import torch  # late, as above
     if torch.cuda.is_available(): return 'cuda'
     return 'mps' if torch.backends.mps.is_available() else 'cpu'
 
@@ -257,7 +269,7 @@ def processor_kind(
     device:str|None=None # As from `get_device`
 ) -> str: # 'cuda', 'mps', 'amx', 'avx512_bf16', or 'plain' (bfloat16 would be emulated)
     "Which kernels this processor has, which decides about precision (limited by `ONEDNN_MAX_CPU_ISA` where it is set)"
-    import torch # late, as above
+    import torch  # late, as above
     device = device or get_device()
     if device == 'cuda' and torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0):
         return 'plain' # GPUs before Ampere emulate bfloat16, though they report that they have it
@@ -278,7 +290,7 @@ def progress(
     "fastprogress's bar where somebody can see it, nothing elsewhere"
     watched = sys.stdout.isatty() or 'ipykernel' in sys.modules
     if not watched or os.environ.get('IN_TEST'): return items
-    from fastprogress.fastprogress import progress_bar # late: only where somebody can see it
+    from fastprogress.fastprogress import progress_bar  # late: only where somebody can see it
     bar = progress_bar(items, total=total, leave=False)
     bar.comment = comment
     return bar
@@ -286,7 +298,7 @@ def progress(
 # %% ../nbs/lib/00_core.ipynb #5a0c7e12
 def require_gpu() -> str: # Its name
     "The GPU of this machine, or a `CourseError`"
-    import torch # late, as above
+    import torch  # late, as above
     if torch.cuda.is_available(): return torch.cuda.get_device_name()
     raise CourseError('This cell needs an NVIDIA GPU, and torch finds none on this machine.')
 

@@ -6,7 +6,9 @@
 __all__ = []
 
 # %% ../nbs/lib/92_models.ipynb #4cfd0452
-from .train import callbacks as _callbacks, features as _features, models as _models
+from .train import callbacks as _callbacks
+from .train import features as _features
+from .train import models as _models
 from .train.callbacks import *
 from .train.features import *
 from .train.models import *

@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../nbs/lib/93_openimages.ipynb #93a00003
 import sys
+
 from .data.openimages import *
 from .data.openimages import __all__, run_command
 

@@ -9,9 +9,12 @@ __all__ = ['LEAST', 'wilson', 'mean_interval', 'paired_interval', 'binomial_chan
            'selection_bias', 'simulated_bias', 'recalls', 'correct_prior', 'estimate_prior']
 
 # %% ../nbs/lib/05_stats.ipynb #e129fc58
-import math, statistics
-import numpy as np
+import math
+import statistics
 from statistics import NormalDist
+
+import numpy as np
+
 from .core import *
 
 # %% ../nbs/lib/05_stats.ipynb #a272466b
@@ -34,7 +37,7 @@ def mean_interval(
     level:float=0.95, # Confidence
 ) -> tuple: # Mean, lower and upper end; the ends are nan for a single value
     "Mean over seeds with Student's interval: what another seed may give, not what other photos may"
-    from scipy.special import stdtrit # late: the board needs no scipy
+    from scipy.special import stdtrit  # late: the board needs no scipy
     x = np.asarray(list(values), float)
     mean = float(x.mean())
     if len(x) < 2: return mean, float('nan'), float('nan')
@@ -48,7 +51,7 @@ def paired_interval(
     level:float=0.95, # Confidence
 ) -> dict: # diff (mean of a minus b), lo, hi, p (two-sided), seeds, n
     "Difference of two arms, with an interval for other seeds and other photos (Satterthwaite 1946; one seed: the paired t-test)"
-    from scipy.special import stdtr, stdtrit # Student's distribution; late, and scipy.stats would take two seconds
+    from scipy.special import stdtr, stdtrit  # Student's distribution; late, and scipy.stats would take two seconds
     d = np.atleast_2d(np.asarray(a, float)) - np.atleast_2d(np.asarray(b, float))
     (s,n),diff = d.shape, d.mean()
     seed,photo = d.mean(1, keepdims=True)-diff, d.mean(0, keepdims=True)-diff
@@ -179,7 +182,7 @@ def reliability(
     bins:int=10, # Of equal width, from 0 to 1
 ): # -> DataFrame, a row for each bin that is not empty: low, high, n, confidence, accuracy, lo, hi (Wilson)
     "How often predictions of each confidence were right"
-    import pandas as pd # late: the board needs no tables
+    import pandas as pd  # late: the board needs no tables
     probs,targets = np.asarray(probs, float), np.asarray(targets)
     if len(probs) != len(targets) or not len(probs):
         raise CourseError(f"{len(probs)} predictions and {len(targets)} targets: give one target for each prediction, and at least one.")
@@ -244,7 +247,7 @@ def fit_temperature(
     targets, # (photos,)
 ) -> float: # Between 1/20 and 20
     "The temperature with the least log loss (Guo et al. 2017)"
-    from scipy.optimize import minimize_scalar # late: half a second
+    from scipy.optimize import minimize_scalar  # late: half a second
     def loss(log_t): return mean_log_loss(with_temperature(probs, np.exp(log_t)), targets)
     best = minimize_scalar(loss, bounds=(-np.log(20), np.log(20)), method='bounded')
     return float(np.exp(best.x))

@@ -7,10 +7,25 @@ __all__ = ['NotYet', 'NotAnswered', 'expect', 'reader_copy', 'Exercise', 'exerci
            'Outcome', 'ClassReport', 'check_class']
 
 # %% ../nbs/lib/70_workbook.ipynb #7d2c12ba
-import contextlib, csv, dis, functools, importlib, json, os, re, shutil, subprocess, sys, tempfile, time, uuid, warnings
+import contextlib
+import csv
+import dis
+import functools
+import importlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+import warnings
 from copy import deepcopy
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+
 from .core import *
 
 # %% ../nbs/lib/70_workbook.ipynb #596c2374
@@ -304,13 +319,13 @@ _SETUP = "import sys\nget_ipython().user_ns.update(exit=sys.exit, quit=sys.exit)
 
 def _as_cells(cells):
     "The cells of the notebook that runs, a cell for the set-up first"
-    from nbformat.v4 import new_code_cell # late: an optional package
+    from nbformat.v4 import new_code_cell  # late: an optional package
     again = 'from transfer_course.workbook import expect\n' # a student may have defined another
     return [new_code_cell(_SETUP, id='setup')] + [new_code_cell(again*o['check'] + o['source'], id=o['id']) for o in cells]
 
 def _run_cells(cells, seconds, tell):
     "Run cells in a kernel, and tell how each ended ('ok', 'error', 'time' or 'ended'), up to one that does not end or ends Python"
-    from nbclient import NotebookClient # late: an optional package
+    from nbclient import NotebookClient  # late: an optional package
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from nbformat.v4 import new_notebook
     class Quiet(NotebookClient):
@@ -338,7 +353,9 @@ def _child():
 
 def _loopback():
     "A new network has a loopback that is down, and the kernel is talked to over it"
-    import fcntl, socket, struct
+    import fcntl
+    import socket
+    import struct
     SIOCSIFFLAGS,IFF_UP = 0x8914, 1
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s: fcntl.ioctl(s, SIOCSIFFLAGS, struct.pack('16sh', b'lo', IFF_UP))
 
@@ -460,13 +477,13 @@ def _check_copy(path, mine, given, todo, folder, seconds) -> tuple:
     lost = [o for o in cells if ended.get(o['id'], ['ok'])[0] in ('time', 'ended') and o['id'] not in asked]
     notes = [f"{path}: a cell that is no exercise's did not end, or ended Python, and was left out: "
              f"`{o['source'].strip().splitlines()[-1][:60]}`" for o in lost]
-    return [_judge(e, ended, did, cells) for e,did in zip(todo, answered)], notes
+    return [_judge(e, ended, did, cells) for e,did in zip(todo, answered, strict=False)], notes
 
 # %% ../nbs/lib/70_workbook.ipynb #f7a79d51
 def _aligned(rows) -> str:
     "Rows of text in columns"
-    widths = [max(map(len, o)) for o in zip(*rows)]
-    return '\n'.join('  '.join(o.ljust(w) for o,w in zip(row, widths)).rstrip() for row in rows)
+    widths = [max(map(len, o)) for o in zip(*rows, strict=False)]
+    return '\n'.join('  '.join(o.ljust(w) for o,w in zip(row, widths, strict=False)).rstrip() for row in rows)
 
 def _plain(text, n=300) -> str:
     "A student's text in one line of a terminal: no control characters"
@@ -529,7 +546,7 @@ def check_class(
         copies,notes = _submitted(student, chapters)
         for name,(given,todo) in chapters.items():
             results,more = _results(copies.get(name), given, todo, student, 60*minutes)
-            report.outcomes += [Outcome(student.name, name.removesuffix('.ipynb'), e.number, e.title, *r) for e,r in zip(todo, results)]
+            report.outcomes += [Outcome(student.name, name.removesuffix('.ipynb'), e.number, e.title, *r) for e,r in zip(todo, results, strict=False)]
             notes += more
         report.notes += notes
         if csv_file: report.write_csv(csv_file)

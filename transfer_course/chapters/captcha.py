@@ -8,24 +8,26 @@ __all__ = ['STYLES', 'PICTURES', 'SETTINGS', 'chapter', 'pictures_of', 'mistaken
 # %% ../../nbs/04_captcha.ipynb #cade2b6a
 import os
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
 from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
+
 import numpy as np
 import torch
 from PIL import Image
+
 from ..core import *
-from ..stats import *
-from ..data.pictures import *
 from ..data.captchas import *
+from ..data.pictures import *
 from ..data.sets import *
 from ..data.splits import *
 from ..results.config import *
 from ..results.store import *
-from ..train.models import *
+from ..stats import *
+from ..train.chapter import *
 from ..train.chars import *
 from ..train.features import *
-from ..train.chapter import *
+from ..train.models import *
 
 # %% ../../nbs/04_captcha.ipynb #82742aaa
 STYLES = {
@@ -110,7 +112,7 @@ def mistaken(
     k:int|None=8, # How many pairs; None: all
 ): # -> DataFrame: shows, taken_for, times, of (how often the character came), share (of these, the largest first)
     "The characters that are confused most often, over all of these runs"
-    import pandas as pd # late: the command line lists runs without it
+    import pandas as pd  # late: the command line lists runs without it
     rows = pd.concat([r.predictions() for r in runs])
     rows = rows[rows.part==part]
     seen = rows.target.value_counts()
@@ -163,7 +165,7 @@ def features_by_stage(
     stages = {'stem': 'bn1'} | {f'stage {i+1}': f'blocks.{i}' for i in range(7)} | {'last': 'bn2'}
     batches = [(prepared(learn, o),) for o in pictures.split(bs)]
     found = pooled_features(learn, batches, list(stages.values()))
-    return dict(zip(stages, found.values()))
+    return dict(zip(stages, found.values(), strict=False))
 
 # %% ../../nbs/04_captcha.ipynb #5662dc44
 @lru_cache(maxsize=4)
@@ -184,7 +186,7 @@ def photo_crops(
     "Pieces of the course's own sample photos, as large as a CAPTCHA"
     index = np.arange(index) if isinstance(index, int) else np.asarray(index)
     photos,out = _sample_photos(style), []
-    for i,(u,v) in zip(index, hashed_uniform(seed, index, [7, 8])):
+    for i,(u,v) in zip(index, hashed_uniform(seed, index, [7, 8]), strict=False):
         im = photos[i % len(photos)]
         x,y = int(u*(im.shape[1]-style.width+1)), int(v*(im.shape[0]-style.height+1))
         out.append(im[y:y+style.height, x:x+style.width])
@@ -223,7 +225,7 @@ def _put_on_photos(plain, dest, style, i):
     names = plain.names[i:i+100]
     x = torch.tensor(np.stack([np.asarray(Image.open(plain.path/n)) for n in names])).permute(0, 3, 1, 2)
     chosen = [int(hash_unit(n)*2**31) for n in names] # by lot, so that no photo tells anything of its text
-    for name,picture in zip(names, on_photos(x, style, chosen).permute(0, 2, 3, 1).numpy()):
+    for name,picture in zip(names, on_photos(x, style, chosen).permute(0, 2, 3, 1).numpy(), strict=False):
         (dest/name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(dest/name, quality=JPEG_QUALITY)
 
@@ -283,7 +285,7 @@ def _net_counts() -> dict:
 @chapter.counts
 def _speed_counts() -> dict:
     "The gain in speed beside that of chapter 3, once the arms of both have stopped rising"
-    from scipy.stats import ttest_ind # late: two seconds that only this count needs
+    from scipy.stats import ttest_ind  # late: two seconds that only this count needs
     ours,theirs = committed(), runs_of_pets()
     if not ours or not theirs or not all(r.plateaued() for r in ours+theirs): return {}
     a,b = speed_gain(ours), speed_gain(theirs)

@@ -8,23 +8,25 @@ __all__ = ['chapter', 'split_article', 'batch_norm_study']
 # %% ../../nbs/02_dogs_vs_cats.ipynb #dbd738d4
 import time
 from dataclasses import replace
+
 import numpy as np
 import torch
+from fastai.vision.all import Learner, get_c, nn  # last: the modules above silence its warning
+
+from .submission import *
 from ..core import *
-from ..stats import *
+from ..data.check import *
 from ..data.sets import *
 from ..data.splits import *
-from ..data.check import *
 from ..results.config import *
-from ..results.store import *
 from ..results.report import *
+from ..results.store import *
+from ..stats import *
 from ..train.callbacks import *
+from ..train.chapter import *
+from ..train.features import *
 from ..train.models import *
 from ..train.precompute import *
-from ..train.features import *
-from ..train.chapter import *
-from .submission import *
-from fastai.vision.all import Learner, get_c, nn # last: the modules above silence its warning
 
 # %% ../../nbs/02_dogs_vs_cats.ipynb #38a19044
 def split_article(
@@ -154,7 +156,7 @@ def _article_features(mirrored=False):
 
 def _without_a_net(x, y, xv, yv) -> list:
     "The linear probe and a support vector machine on the same features"
-    from sklearn.pipeline import make_pipeline # late: this study alone needs it
+    from sklearn.pipeline import make_pipeline  # late: this study alone needs it
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import SVC
     def row(line, fit):

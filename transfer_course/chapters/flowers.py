@@ -7,25 +7,28 @@ __all__ = ['chapter', 'own_words', 'experiments']
 
 # %% ../../nbs/01_flowers.ipynb #cf26de99
 import warnings
+
 with warnings.catch_warnings():
     warnings.filterwarnings('ignore', message='.*torch.jit.script.*', category=FutureWarning) # fastai.layers, at import
     from fastai.vision.all import *
 import tempfile
 from collections import Counter
 from pathlib import Path
+
 import numpy as np
 from timm.data import ImageNetInfo
+
 from ..core import *
-from ..stats import *
+from ..data.check import *
 from ..data.sets import *
 from ..data.splits import *
-from ..data.check import *
 from ..results.config import *
 from ..results.store import *
-from ..train.models import *
+from ..stats import *
+from ..train.chapter import *
 from ..train.features import *
 from ..train.loop import *
-from ..train.chapter import *
+from ..train.models import *
 
 # %% ../../nbs/01_flowers.ipynb #d07f448b
 def _weights_at_hand(
@@ -114,7 +117,7 @@ def own_words(
 ) -> dict: # Name of a photo to the ImageNet class that EfficientNet-Lite0 calls it
     "What the pretrained net calls photos with the classifier it came with: nothing is trained"
     info,top = ImageNetInfo(), imagenet_opinion(ds, ds.names, size).argmax(1)
-    return {n: info.index_to_description(int(i), detailed=False).split(',')[0] for n,i in zip(ds.names, top)}
+    return {n: info.index_to_description(int(i), detailed=False).split(',')[0] for n,i in zip(ds.names, top, strict=False)}
 
 # %% ../../nbs/01_flowers.ipynb #9ef58114
 FEW_PHOTOS = (5, 16, 8), (10, 12, 8), (20, 10, 16), (50, 8, 32), (100, 5, 64) # photos a class, epochs, photos a batch

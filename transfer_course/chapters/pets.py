@@ -7,20 +7,22 @@ __all__ = ['chapter', 'stopped_early', 'source_clues', 'clue_accuracy', 'moved']
 
 # %% ../../nbs/03_pets.ipynb #59fef611
 from collections import Counter
+
 import numpy as np
 from sklearn.ensemble import RandomForestClassifier
+
 from ..core import *
-from ..stats import *
+from ..data.openimages import *
 from ..data.pictures import *
 from ..data.sets import *
 from ..data.splits import *
-from ..data.openimages import *
 from ..results.config import *
 from ..results.store import *
-from ..train.models import *
-from ..train.features import *
-from ..train.predict import *
+from ..stats import *
 from ..train.chapter import *
+from ..train.features import *
+from ..train.models import *
+from ..train.predict import *
 
 # %% ../../nbs/03_pets.ipynb #3fe0d563
 _RECIPE = dict(size=100, bs=16, head='max', wd=0., augment='flip', class_weights=True, checkpoint='best') # the article's

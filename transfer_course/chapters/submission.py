@@ -12,14 +12,16 @@ import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
 import numpy as np
+
 from ..core import *
-from ..stats import *
 from ..data import fetch
+from ..data.check import *
 from ..data.fetch import *
 from ..data.sets import *
-from ..data.check import *
 from ..results.store import *
+from ..stats import *
 from ..train.features import *
 from ..train.predict import *
 
@@ -48,7 +50,7 @@ def read_sample(
     path:str|Path # The sample file of a competition: `id,label`
 ) -> list: # Ids, whole numbers, in its order
     "The rows that a submission must have"
-    import pandas as pd # late: only submissions need it
+    import pandas as pd  # late: only submissions need it
     if not Path(path).is_file():
         raise CourseError(f"There is no sample file {Path(path).name} with the test photos ({path}): "
                           "the archive is incomplete, fetch it again.")
@@ -94,7 +96,7 @@ def submission_rows(
     clip:float=CLIP, # For the log loss
 ): # -> DataFrame: id, label
     "Probabilities as a submission"
-    import pandas as pd # late: only submissions need it
+    import pandas as pd  # late: only submissions need it
     p = np.asarray(p, float)
     if len(p) != len(ids): raise CourseError(f"{len(p):,} probabilities for {len(ids):,} rows: there must be one each.")
     if not np.isfinite(p).all() or p.min() < 0 or p.max() > 1:
@@ -109,7 +111,7 @@ def _check_rows(rows, ids):
     if list(rows.columns) != ['id', 'label']:
         raise CourseError(f"A submission has the columns id and label, and this one has {', '.join(map(str, rows.columns))}.")
     if len(rows) != len(ids): raise CourseError(f"The submission has {len(rows):,} rows, and the sample file {len(ids):,}.")
-    wrong = next((i for i,(a,b) in enumerate(zip(rows.id, ids)) if a != b), None)
+    wrong = next((i for i,(a,b) in enumerate(zip(rows.id, ids, strict=False)) if a != b), None)
     if wrong is not None:
         raise CourseError(f"Row {wrong+1} of the submission is for id {rows.id.iloc[wrong]}, and the sample file has {ids[wrong]} there: "
                           "write it anew from the test photos.")
@@ -129,7 +131,7 @@ def check_submission(
     metric:str='log loss', # What it will be scored by
 ): # -> DataFrame, the same rows
     "Check a submission against the sample's ids; a `CourseError` says what does not fit"
-    import pandas as pd # late: only submissions need it
+    import pandas as pd  # late: only submissions need it
     if isinstance(rows, (str, Path)):
         try: rows = pd.read_csv(path := rows)
         except Exception as e: raise CourseError(f"{path} can't be read as a submission ({type(e).__name__}).") from None

@@ -7,15 +7,22 @@ __all__ = ['DIGITS', 'LETTERS', 'JPEG_QUALITY', 'CaptchaStyle', 'hashed_uniform'
            'bends', 'render', 'render_package', 'through_jpeg', 'write_captchas']
 
 # %% ../../nbs/lib/12_data.captchas.ipynb #171479af
-import io, json, os, random, shutil
+import io
+import json
+import os
+import random
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from unittest.mock import patch
-import numpy as np, torch
+
+import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch.nn.functional import grid_sample
+
 from ..core import *
 
 # %% ../../nbs/lib/12_data.captchas.ipynb #6254c39b
@@ -153,7 +160,7 @@ def _font(style):
     "The font of a style, at its size"
     path = Path(style.font)
     if not path.exists():
-        import matplotlib # late: slow to import, and only its fonts are needed
+        import matplotlib  # late: slow to import, and only its fonts are needed
         path = Path(matplotlib.get_data_path(), 'fonts', 'ttf', style.font)
     try: return ImageFont.truetype(str(path), style.font_size)
     except OSError:
@@ -332,7 +339,7 @@ def render_package(
                           "or `pip install 'transfer_course[course]'`.") from None
     codes,index = _checked(codes, index, style)
     drawer,pictures = image.ImageCaptcha(width=style.width, height=style.height), []
-    for text,i in zip(style.decode(codes), index):
+    for text,i in zip(style.decode(codes), index, strict=False):
         with patch.object(image, 'secrets', _Seeded(f'{seed}/{i}')): pictures.append(np.asarray(drawer.generate_image(text)))
     return torch.tensor(np.stack(pictures)).permute(0, 3, 1, 2)
 

@@ -6,16 +6,20 @@
 __all__ = ['known_problems', 'Check', 'check', 'near_duplicates']
 
 # %% ../../nbs/lib/16_data.check.ipynb #222fb5a6
-import csv, hashlib, io
+import csv
+import hashlib
+import io
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
 import numpy as np
 from PIL import Image
+
 from ..core import *
 from ..core import read_table
-from .pictures import read_picture, refuse_bomb, why_unreadable
 from .fetch import *
+from .pictures import read_picture, refuse_bomb, why_unreadable
 from .sets import *
 from .splits import *
 
@@ -97,7 +101,7 @@ class Check:
 
     @property
     def pictures(self): # DataFrame: problem, name, detail, group, decision; the worst first
-        import pandas as pd # late: slow to import, and only tables need it
+        import pandas as pd  # late: slow to import, and only tables need it
         return pd.DataFrame(self._rows, columns=['problem', 'name', 'detail', 'group', 'decision'])
 
     def names(self, problem:str) -> list: # Pictures with that problem, worst first
@@ -112,7 +116,7 @@ class Check:
 
     def table(self, n:int=3): # DataFrame with a row for each problem: pictures, groups, worst (`n` names), decision
         "The three steps in one table"
-        import pandas as pd # late, as above
+        import pandas as pd  # late, as above
         rows = []
         for problem,decision in PROBLEMS.items():
             names,groups = self.names(problem), self.groups(problem)
@@ -159,7 +163,7 @@ def check(
     names,rows,same = sorted(ds.names + ds.unlabelled), [], defaultdict(list)
     with ThreadPoolExecutor(2 if decode else 1) as pool: # Pillow decodes outside of Python's lock; the rest is Python
         seen = pool.map(lambda o: _examine(ds.path/o, decode), names)
-        for name,one in zip(names, progress(seen, total=len(names), comment=f'Checking {ds.name}')):
+        for name,one in zip(names, progress(seen, total=len(names), comment=f'Checking {ds.name}'), strict=False):
             rows += _odd_ones(name, one)
             if not one['fault']: same[one['sha256']].append(name)
     for sha,copies in same.items():

@@ -6,11 +6,23 @@
 __all__ = ['data_sets', 'unpack', 'get_archive']
 
 # %% ../../nbs/lib/13_data.fetch.ipynb #210d7749
-import gzip, io, os, re, shutil, stat, sys, tarfile, time, tomllib, zipfile
+import gzip
+import io
+import os
+import re
+import shutil
+import stat
+import sys
+import tarfile
+import time
+import tomllib
+import zipfile
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path, PurePosixPath
+
 import requests
+
 from ..core import *
 from ..core import read_table
 
@@ -185,7 +197,7 @@ def _kaggle_api(entry):
     "Kaggle's client, logged in, without its page of help"
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         try:
-            from kaggle import api # late: an optional package, which logs in when it is imported
+            from kaggle import api  # late: an optional package, which logs in when it is imported
             if not api._authenticated: api.authenticate()
         except ImportError: raise _NotHere("Kaggle's client is not installed (pip install kaggle)") from None
         except (SystemExit, NameError): # its answer to a missing token is `exit(1)`, which Jupyter does not have
@@ -222,7 +234,7 @@ _TRIES,_PAUSE = 3, 2. # downloads from an address: attempts, and seconds between
 
 def _pooch(entry, folder):
     "One attempt: the file, with its SHA-256 checked"
-    import pooch # late: only a download needs it
+    import pooch  # late: only a download needs it
     pooch.get_logger().setLevel('WARNING')
     bar = sys.stderr.isatty() and not os.environ.get('IN_TEST')
     downloader = pooch.HTTPDownloader(progressbar=bar, timeout=30)

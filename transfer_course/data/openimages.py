@@ -7,14 +7,26 @@ __all__ = ['PETS', 'MOST_FAILED', 'read_rows', 'read_labels', 'one_class', 'list
            'open_images_data']
 
 # %% ../../nbs/lib/17_data.openimages.ipynb #35fc25b0
-import codecs, csv, errno, itertools, os, random, re, shutil, sys, threading, time
+import codecs
+import csv
+import errno
+import itertools
+import os
+import random
+import re
+import shutil
+import sys
+import threading
+import time
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
+
 import requests
 from PIL import Image
 from urllib3.exceptions import HTTPError
+
 from ..core import *
 from .pictures import *
 from .sets import *
@@ -199,7 +211,7 @@ def list_photos(
     of = one_class(found, two_labels)
     count['labelled'],count['two labels'] = len(found), sum(len(o) > 1 for o in found.values())
     wanted = _chosen(classes, of, limit, part)
-    rows = {i: dict(zip(_FIELDS, (i, of[i], *rest))) for i,*rest in read_rows(images, _COLUMNS, count) if i in wanted}
+    rows = {i: dict(zip(_FIELDS, (i, of[i], *rest), strict=False)) for i,*rest in read_rows(images, _COLUMNS, count) if i in wanted}
     count['not among the images'],count['listed'] = len(wanted)-len(rows), len(rows)
     return sorted(rows.values(), key=lambda o: (o['label'], o['id']))
 
@@ -378,7 +390,7 @@ def _write_csv(path, *rows):
 def _kept_list(path, make):
     "A list of photos from its file, or made and kept"
     if not path.exists(): _write_csv(path, _FIELDS, *([row[k] for k in _FIELDS] for row in make()))
-    return [dict(zip(_FIELDS, o)) for o in read_rows(path, _FIELDS)]
+    return [dict(zip(_FIELDS, o, strict=False)) for o in read_rows(path, _FIELDS)]
 
 def _same_wishes(path, wishes):
     "A folder is filled with one set of wishes only"
@@ -458,7 +470,7 @@ def open_images_data(
 
 # %% ../../nbs/lib/17_data.openimages.ipynb #71f3a713
 def _parser():
-    import argparse # late: only the command line needs it
+    import argparse  # late: only the command line needs it
     p = argparse.ArgumentParser(prog='python -m transfer_course.data.openimages',
                                 description='Fetch photos of some classes from Open Images; made again, the same call goes on.')
     a = p.add_argument

@@ -8,8 +8,10 @@ __all__ = ['open_picture']
 # %% ../../nbs/lib/10_data.pictures.ipynb #2841e4dd
 import re
 from pathlib import Path
+
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
 from ..core import *
 
 # %% ../../nbs/lib/10_data.pictures.ipynb #4387056c

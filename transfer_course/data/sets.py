@@ -6,10 +6,13 @@
 __all__ = ['PICTURE_ENDINGS', 'natural_key', 'DataSet', 'aside_path', 'own_data', 'read_credits', 'get_data']
 
 # %% ../../nbs/lib/14_data.sets.ipynb #52595be6
-import csv, os, re
+import csv
+import os
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+
 from ..core import *
 from ..core import read_table
 from .fetch import *

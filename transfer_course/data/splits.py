@@ -7,10 +7,12 @@ __all__ = ['Split', 'hash_unit', 'split_by_hash', 'split_by_folder', 'first_of_e
            'split_flowers_article', 'split_sample', 'few_per_class', 'get_split']
 
 # %% ../../nbs/lib/15_data.splits.ipynb #95f71423
-import hashlib, re
+import hashlib
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+
 from ..core import *
 from .sets import *
 from .sets import PART_FOLDERS
@@ -161,7 +163,7 @@ def random_split(
     seed:int=42, # As in `RandomSplitter`
 ) -> tuple: # Names to train with, names to validate with
     "What fastai's `RandomSplitter(valid, seed=seed)` makes of these names, without resetting torch's own generator"
-    import torch # late: this module needs no torch otherwise
+    import torch  # late: this module needs no torch otherwise
     order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).tolist()
     cut = int(valid*len(names))
     return [names[i] for i in order[cut:]], [names[i] for i in order[:cut]]

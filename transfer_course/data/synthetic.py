@@ -6,10 +6,15 @@
 __all__ = ['make_picture', 'make_pictures', 'odd_files']
 
 # %% ../../nbs/lib/11_data.synthetic.ipynb #33352373
-import io, math, struct, zlib
+import io
+import math
+import struct
+import zlib
 from pathlib import Path
+
 import numpy as np
 from PIL import Image, ImageDraw
+
 from ..core import *
 
 # %% ../../nbs/lib/11_data.synthetic.ipynb #031b5463

@@ -7,17 +7,24 @@ __all__ = ['FORMULAS', 'VERDICTS', 'RULES', 'Claim', 'evaluate', 'show', 'Verdic
            'board', 'tally', 'board_text', 'article_figure', 'Stale', 'roads', 'stale']
 
 # %% ../../nbs/lib/23_results.claims.ipynb #1b83518f
-import ast, math, operator, re, statistics, tomllib
+import ast
+import math
+import operator
+import re
+import statistics
+import tomllib
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache, partial
-from fastcore.basics import groupby
 from pathlib import Path
+
+from fastcore.basics import groupby
+
 from ..core import *
-from ..stats import *
 from .config import *
 from .provenance import *
 from .store import *
 from .store import key_of
+from ..stats import *
 
 # %% ../../nbs/lib/23_results.claims.ipynb #e573c135
 @dataclass(frozen=True)
@@ -491,7 +498,7 @@ def _numbered(name, text, rows): # -> claims, one after the other
     "Each row as a claim; what is wrong with one is told with its line"
     lines = [i for i,l in enumerate(text.splitlines(), 1) if re.match(r'\s*\[\[\s*claim\s*\]\]', l)]
     seen = {}
-    for line,row in zip(lines, rows):
+    for line,row in zip(lines, rows, strict=False):
         where = f"{name}, line {line}, claim '{row.get('id', '?')}'"
         if wrong := _check(row): raise CourseError(f'{where}: {wrong}')
         if row['id'] in seen: raise CourseError(f"{where}: the id stands at line {seen[row['id']]} already. Each claim has its own.")

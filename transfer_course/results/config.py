@@ -11,7 +11,9 @@ import re
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+
 import msgspec
+
 from ..core import *
 
 # %% ../../nbs/lib/20_results.config.ipynb #e1f0f2de
@@ -23,7 +25,7 @@ def _surplus(d, record, at=''):
     for k in d.keys() - _field_names(type(record)): return f'{at}{k}'
     for k,v in d.items():
         if not isinstance(v, (dict, list)): continue
-        many = [(k, v, getattr(record, k))] if isinstance(v, dict) else [(f'{k}.{i}', *o) for i,o in enumerate(zip(v, getattr(record, k)))]
+        many = [(k, v, getattr(record, k))] if isinstance(v, dict) else [(f'{k}.{i}', *o) for i,o in enumerate(zip(v, getattr(record, k), strict=False))]
         for name,part,inner in many:
             if is_dataclass(inner) and (found := _surplus(part, inner, f'{at}{name}.')): return found
 

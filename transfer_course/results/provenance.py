@@ -6,16 +6,20 @@
 __all__ = ['TRAINING_VERSIONS', 'TRAINING_VERSION', 'versions', 'machine', 'Code', 'outdated', 'code_state', 'require_committed']
 
 # %% ../../nbs/lib/21_results.provenance.ipynb #24b051f2
-import os, platform, re, subprocess
+import os
+import platform
+import re
+import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
+
 from ..core import *
 from ..core import _checkout, _package
 
 # %% ../../nbs/lib/21_results.provenance.ipynb #28c5963a
 def versions() -> dict: # Name to version, of what can change a number
     "Versions that stand beside every result"
-    from importlib.metadata import version, PackageNotFoundError
+    from importlib.metadata import PackageNotFoundError, version
     def get(o):
         try: return version(o)
         except PackageNotFoundError: return None
@@ -30,7 +34,7 @@ def _processor() -> str:
 
 def machine() -> dict: # Processor, kind, cores, threads, memory in GB, GPU's name
     "The machine as a result should name it: no host, no path"
-    import torch # late: only who trains or counts needs it
+    import torch  # late: only who trains or counts needs it
     ram = os.sysconf('SC_PAGE_SIZE')*os.sysconf('SC_PHYS_PAGES')/2**30 if hasattr(os, 'sysconf') else None
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return dict(cpu=_processor(), kind=processor_kind(), cores=os.cpu_count(), threads=torch.get_num_threads(),

@@ -10,9 +10,14 @@ __all__ = ['ARM_COLORS', 'ARTICLE_COLOR', 'VERDICT_MARKS', 'STYLE', 'use_style',
            'external_difference', 'plot_cost']
 
 # %% ../../nbs/lib/24_results.report.ipynb #cd788498
-import functools, io, itertools, statistics, textwrap
+import functools
+import io
+import itertools
+import statistics
+import textwrap
 from html import escape
 from pathlib import Path
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -20,13 +25,14 @@ from fastcore.basics import groupby
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+
 from ..core import *
-from ..stats import *
 from ..data.pictures import *
 from ..data.sets import *
+from .claims import *
 from .config import *
 from .store import *
-from .claims import *
+from ..stats import *
 
 # %% ../../nbs/lib/24_results.report.ipynb #b536f2a9
 ARM_COLORS = {'pretrained': '#0072B2', 'random': '#D55E00', 'linear_probe': '#009E73', 'random-linear_probe': '#CC79A7',
@@ -172,7 +178,7 @@ def _series(runs, x, key):
         ys = [getattr(o, key)*(100 if key.endswith('acc') else 1) for o in rows]
         at = e+1 if x=='epoch' else statistics.fmean(o.total_seconds for o in rows)
         out.append((at, statistics.fmean(ys), min(ys), max(ys)))
-    return zip(*out)
+    return zip(*out, strict=False)
 
 def _article_lines(runs, article=None): # Arm (None: no arm in particular) to accuracy
     "What the article gives: one figure, or one for each of these arms"
@@ -222,7 +228,7 @@ def plot_curves(
     width = min(4.6*len(groups)+2.4, 12)
     fig = _figure(width, 4.2)
     axs = fig.subplots(1, len(groups), sharey=True, squeeze=False)[0]
-    for ax,group in zip(axs, groups.values()):
+    for ax,group in zip(axs, groups.values(), strict=False):
         _draw_curves(ax, group, x, y, article)
         ax.set_title(f"{group[0].net}, {_size(group[0])}")
         ax.label_outer()
@@ -254,7 +260,7 @@ def plot_learning_curve(
         for x,(_,rs) in sorted(points.items()):
             mine = [getattr(r, part) for r in rs if r.arm==arm]
             if mine: rows.append((x*1.03**i, *seed_interval([o.acc for o in mine], min(o.n for o in mine))))
-        x,mean,lo,hi = (100*np.array(o) if k else np.array(o) for k,o in enumerate(zip(*rows)))
+        x,mean,lo,hi = (100*np.array(o) if k else np.array(o) for k,o in enumerate(zip(*rows, strict=False)))
         ax.errorbar(x, mean, [mean-lo, hi-mean], color=arm_color(arm), marker='os^Dv'[i%5], capsize=3, label=arm)
     ax.set_xscale('log')
     ax.xaxis.set_major_locator(FixedLocator(sorted(points)))
@@ -292,7 +298,7 @@ def _draw_confusion(ax, run, rows, classes):
     ax.imshow(share, cmap=LinearSegmentedColormap.from_list('arm', ['white', arm_color(run.arm)]), vmin=0, vmax=1)
     if len(classes) <= 20:
         size = 8 if len(classes) <= 10 else 5
-        for i,j in zip(*counts.nonzero()):
+        for i,j in zip(*counts.nonzero(), strict=False):
             ax.text(j, i, counts[i,j], ha='center', va='center', fontsize=size, color='white' if share[i,j]>.55 else 'black')
     ax.set_xticks(range(len(classes)), classes, rotation=45, ha='right', rotation_mode='anchor')
     ax.set_yticks(range(len(classes)), classes)
@@ -307,7 +313,7 @@ def plot_confusion(
     "What is taken for what"
     runs = _first_of_each_arm([runs] if isinstance(runs, Run) else _some(runs, 'a confusion matrix'))
     fig = _figure(1.2+3.7*len(runs), 4.6)
-    for ax,run in zip(fig.subplots(1, len(runs), squeeze=False)[0], runs):
+    for ax,run in zip(fig.subplots(1, len(runs), squeeze=False)[0], runs, strict=False):
         rows = _predictions(run, part)
         _draw_confusion(ax, run, rows, sorted(set(rows.target)|set(rows.pred)))
     caption_below(fig, caption(runs, f"Predictions for the {_word(part)} {_things(runs[0].data.source)}, {_seeds(runs)}"))
@@ -339,7 +345,7 @@ def _credit(credits):
 def _draw_wrong(axs, run, rows, ds):
     "One arm's row of pictures, each in a square, so that the words above them stand in line"
     for ax in axs: ax.axis('off')
-    for ax,o in zip(axs, rows.itertuples()):
+    for ax,o in zip(axs, rows.itertuples(), strict=False):
         im = open_picture(ds.path/o.name)
         (w,h),side = im.size, max(im.size)
         ax.imshow(im)
@@ -355,7 +361,7 @@ def _wrong_pictures(fig, runs, ds, k, part):
     if gone := [o for rows in wrong for o in rows.name if not (ds.path/o).exists()]:
         raise CourseError(f"The photo {gone[0]} of these runs is not in {ds.name}: the runs are of another set of photos.")
     axs = fig.subplots(len(runs), max(k, 1), squeeze=False, height_ratios=[1 if len(o) else .15 for o in wrong])
-    for row,run,rows in zip(axs, runs, wrong): _draw_wrong(row, run, rows, ds)
+    for row,run,rows in zip(axs, runs, wrong, strict=False): _draw_wrong(row, run, rows, ds)
     names = dict.fromkeys(o for rows in wrong for o in rows.name)
     known = [ds.credits[o] for o in names if ds.credits.get(o, {}).get('author')]
     more = [f"Photos: {_credit(known)}"]*bool(known)
@@ -400,7 +406,7 @@ def figure_for(
     fig = _figure(9.6, 4.3 + 2.1*len(shown))
     top,*rest = fig.subfigures(2, 1, height_ratios=[3.6, 2.1*len(shown)+.4], hspace=.04) if shown else [fig.subfigures(1, 1)]
     article = _article_lines(runs)
-    for ax,x in zip(top.subplots(1, 2, sharey=True), ('epoch', 'seconds')):
+    for ax,x in zip(top.subplots(1, 2, sharey=True), ('epoch', 'seconds'), strict=False):
         _draw_curves(ax, runs, x, 'acc', article)
         ax.label_outer()
     _curve_legend(top, runs, article, 9.6)
@@ -438,7 +444,7 @@ def _gain(runs, random, part, counts):
     first,d = random[0], paired_difference(runs, random, part)
     level = mean(random, lambda r: r.valid.acc)
     needed = [r.time_to(level) for r in runs]
-    epochs,seconds = (statistics.fmean(o) for o in zip(*needed)) if all(needed) else (float('nan'),)*2
+    epochs,seconds = (statistics.fmean(o) for o in zip(*needed, strict=False)) if all(needed) else (float('nan'),)*2
     count = counts.get(f'imagenet_confidence.{first.config.variant}') or counts.get('imagenet_confidence')
     return dict(chapter=first.chapter, net=first.net, arm=runs[0].arm, group=first.group, photos=first.data.split.train, seeds=d['seeds'],
                 acc=mean(runs, acc), random=mean(random, acc), gain=d['diff'], lo=d['lo'], hi=d['hi'],
@@ -499,7 +505,7 @@ def as_jpeg(
     quality:int=82, # Of the JPEG
 ): # -> Image, to be the last line of a cell
     "A figure as a JPEG, a tenth of the bytes of a PNG; the figure is closed"
-    from IPython.display import Image # late: it is for pages, and the command line draws without it
+    from IPython.display import Image  # late: it is for pages, and the command line draws without it
     fig.savefig(buf := io.BytesIO(), format='jpeg', dpi=100, pil_kwargs=dict(quality=quality))
     plt.close(fig)
     return Image(buf.getvalue(), format='jpeg')
@@ -510,7 +516,7 @@ def drawn(
     *args, **kwargs # More for it
 ): # What `draw` gives, or a sentence
     "Draw committed runs, or say that they are not there yet"
-    from IPython.display import Markdown # late, as above
+    from IPython.display import Markdown  # late, as above
     missing = '*These runs are not committed yet: `transfer_course runs` makes what is missing, and this cell draws it.*'
     if not runs: return Markdown(missing)
     res = draw(runs, *args, **kwargs)
@@ -523,7 +529,7 @@ def table(
     index:bool=False, # Show the index too?
 ): # -> HTML
     "A table with its text to the left; numbers with three digits"
-    from IPython.display import HTML # late, as above
+    from IPython.display import HTML  # late, as above
     html = df.to_html(index=index, border=0, float_format='{:.3g}'.format)
     for o in ('td', 'th'): html = html.replace(f'<{o}>', f'<{o} style="text-align:left">')
     above = f'<caption style="text-align:left">{escape(caption)}</caption>'
@@ -550,7 +556,7 @@ def show_photos(
     rows = -(-len(names)//cols)
     fig,axs = plt.subplots(rows, cols, figsize=(2.2*cols, 2.4*rows), layout='constrained', squeeze=False)
     for ax in axs.flat: ax.axis('off')
-    for ax,name in zip(axs.flat, names):
+    for ax,name in zip(axs.flat, names, strict=False):
         ax.imshow(open_picture(ds.path/name))
         ax.set_title(f'{Path(name).stem}\n{titles.get(name, "")}', fontsize=7.5)
     return fig
@@ -610,7 +616,7 @@ def plot_board(
     most = [max(tally([v for v in board if v.claim.article==a]).values()) for a in articles]
     fig = _figure(1.9+.42*sum(most)+.3*len(articles), 3.1)
     axs = fig.subplots(1, len(articles), squeeze=False, width_ratios=most, sharey=True)[0]
-    for ax,article,width in zip(axs, articles, most): _draw_article(ax, article, [v for v in board if v.claim.article==article], width)
+    for ax,article,width in zip(axs, articles, most, strict=False): _draw_article(ax, article, [v for v in board if v.claim.article==article], width)
     caption_below(fig, 'The number in a square is that of the claim in the table.')
     return fig
 
@@ -667,7 +673,7 @@ def plot_cost(
     x,epochs = [o['pictures'] for o in curve], list(curve[0]['ours'])
     fig = _figure(9, 3)
     axs = fig.subplots(1, len(epochs), sharey=True, squeeze=False)[0]
-    for ax,e in zip(axs, epochs):
+    for ax,e in zip(axs, epochs, strict=False):
         ax.loglog(x, [o['fastai'][e] for o in curve], 'o--', color='#D55E00', label='fastai (one epoch timed, multiplied up)')
         ax.loglog(x, [o['ours'][e] for o in curve], 'o-', color='#0072B2', label='frozen layers once, caches empty')
         ax.loglog(x, [o['limit'] for o in curve], ':', color='black', label='limit: decode once, one bare pass')

@@ -11,19 +11,24 @@ __all__ = ['right_answers', 'Run', 'Study', 'Count', 'Bench', 'ExternalTest', 'p
            'confidence_count']
 
 # %% ../../nbs/lib/22_results.store.ipynb #ae5f8326
-import datetime, gzip, json, warnings
+import datetime
+import gzip
+import json
+import warnings
 from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
+
 import msgspec
 import numpy as np
 from fastcore.basics import groupby, patch
+
 from ..core import *
-from ..stats import *
 from ..data.splits import *
 from .config import *
 from .provenance import *
+from ..stats import *
 
 # %% ../../nbs/lib/22_results.store.ipynb #e9e0585e
 Natural = Annotated[int, msgspec.Meta(ge=0)]
@@ -348,7 +353,7 @@ def prediction_rows(
     classes, # Their names, in that order
 ): # -> DataFrame: part, name, target, pred, p_<class>
     "One row a photo"
-    import pandas as pd # late: who reads runs does not need it
+    import pandas as pd  # late: who reads runs does not need it
     probs = np.asarray(probs)
     rows = pd.DataFrame(dict(part=part, name=list(names), target=list(targets), pred=[classes[i] for i in probs.argmax(1)]))
     return rows.join(pd.DataFrame(probs.round(5), columns=[f'p_{c}' for c in classes]))
@@ -361,7 +366,7 @@ def text_prediction_rows(
     classes, # Characters, in that order
 ): # -> DataFrame: part, name, place, target, pred, p_target, p_pred
     "One row a character: what it is, what it was taken for, and the probabilities of both"
-    import pandas as pd # late, as above
+    import pandas as pd  # late, as above
     probs,number,letters = np.asarray(probs), {c: i for i,c in enumerate(classes)}, np.array(list(classes))
     n,length,_ = probs.shape
     pred,target = probs.argmax(-1), np.array([[number[c] for c in t] for t in targets])
@@ -393,7 +398,7 @@ _TEXT = dict.fromkeys(['arm', 'run', 'part', 'name', 'target', 'pred'], str)
 
 def _read_csv(path:Path, dtype=_TEXT): # -> DataFrame
     "A table of predictions; one that can't be read is a `CourseError`"
-    import pandas as pd # late, as above
+    import pandas as pd  # late, as above
     try: return pd.read_csv(path, dtype=dtype, keep_default_na=False)
     except FileNotFoundError: raise CourseError(f"{path} is not there.") from None
     except Exception as e:
@@ -413,7 +418,7 @@ def _shared_rows(path:Path, by:tuple, stamp) -> dict: # Key to DataFrame
 
 def _enter_rows(path:Path, rows, **key):
     "Put the rows of one run into a shared table, in place of earlier ones. Everything is text here: no number is rounded twice"
-    import pandas as pd # late, as above
+    import pandas as pd  # late, as above
     by = list(key)
     with locked(path, f'the file {path.name}', timeout=60):
         parts = {k: o for k,o in _read_csv(path, str).groupby(by)} if path.exists() else {}
@@ -542,7 +547,9 @@ def load_runs(
     found = {r.name: r for r in _read_table(Run, chapter)} if committed else {}
     for p in _own_runs(chapter).values() if own else ():
         try: run = read_run(p)
-        except CourseError as e: warnings.warn(str(e)); continue
+        except CourseError as e:
+            warnings.warn(str(e))
+            continue
         if run.name not in found or run.status == 'finished': found[run.name] = run # one that was stopped hides no finished one
     wanted = {**(where or {}), **conditions}
     return [r for _,r in sorted(found.items()) if all(_meets(r, k, v) for k,v in wanted.items())]
@@ -672,7 +679,7 @@ def save_predictions(
 ):
     "Write the predictions of one of the reader's records"
     path,by,key = _place_of(record)
-    if by: _enter_rows(path, rows, **dict(zip(by, key)))
+    if by: _enter_rows(path, rows, **dict(zip(by, key, strict=False)))
     else: _write_csv(path, rows)
 
 def finish(
@@ -694,7 +701,7 @@ def add_test(
     rows, # Its predictions for the test part
 ) -> Run: # With its `test`
     "Score the test part, once"
-    import pandas as pd # late, as above
+    import pandas as pd  # late, as above
     if run.test: raise CourseError(f"The test part of {run.name} was opened on {run.test.opened}: it is opened once.")
     kept = run.predictions()
     tested = replace(run, test=replace(score(rows, run.classes), epoch=run.kept_epoch, opened=datetime.date.today().isoformat()))
@@ -751,7 +758,7 @@ def commit(
         rows = _own_rows_as_text(record)
         there = replace(record, origin=str(_table(type(record), record.chapter, False)))
         path,by,key = _place_of(there)
-        _enter_rows(path, rows, **dict(zip(by, key)))
+        _enter_rows(path, rows, **dict(zip(by, key, strict=False)))
     if isinstance(record, Run): save_split(record.chapter, record.split(), own=False)
     return _enter(record, own=False)
 
@@ -799,5 +806,5 @@ def effective_n(score): return score.effective_n
 def is_committed(code): return bool(code.commit) and not code.dirty
 def write_counts(chapter, counts, data_info, commit=False, modules=()): return save_counts(chapter, counts, data_info, commit)
 def confidence_count(ds, variant=''):
-    from transfer_course.train.features import confidence_count # late: it needs torch
+    from transfer_course.train.features import confidence_count  # late: it needs torch
     return confidence_count(ds, variant)

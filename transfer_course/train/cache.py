@@ -7,10 +7,19 @@ __all__ = ['FORMAT', 'LIMIT_GB', 'cache_path', 'limit_bytes', 'Entry', 'read_ent
            'cached', 'cache_text', 'clean_cache', 'check_cache']
 
 # %% ../../nbs/lib/33_train.cache.ipynb #54d9caf3
-import contextlib, datetime, errno, mmap, os, shutil, time, warnings, zlib
+import contextlib
+import datetime
+import errno
+import mmap
+import os
+import shutil
+import time
+import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
 from ..core import *
 
 # %% ../../nbs/lib/33_train.cache.ipynb #056098d2

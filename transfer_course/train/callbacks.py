@@ -8,10 +8,15 @@ __all__ = ['UseNumerics', 'FlipBatch', 'TrainingLoss', 'RateOfEpoch', 'BatchNorm
 
 # %% ../../nbs/lib/31_train.callbacks.ipynb #60662745
 import warnings
+
 with warnings.catch_warnings():
     warnings.filterwarnings('ignore', message='.*torch.jit.script.*', category=FutureWarning) # fastai.layers, at import
     from fastai.vision.all import *
-import contextlib, copy, time, timm
+import contextlib
+import copy
+import time
+
+import timm
 from timm.utils import ModelEmaV3
 
 # %% ../../nbs/lib/31_train.callbacks.ipynb #9593be2b
@@ -72,7 +77,9 @@ class TrainingLoss(Callback):
         self.learn.loss_func = CrossEntropyLossFlat(axis=-1, weight=weight, label_smoothing=self.smoothing)
 
     def _back(self):
-        if hasattr(self, 'plain'): self.learn.loss_func = self.plain; del self.plain
+        if hasattr(self, 'plain'):
+            self.learn.loss_func = self.plain
+            del self.plain
 
     def after_train(self): self._back()
     def after_cancel_train(self): self._back()
@@ -104,7 +111,9 @@ class ModelEMA(Callback):
 
     def before_fit(self):
         self.ema = ModelEmaV3(self.model, self.decay, use_warmup=True)
-        if self.average: self.ema.module.load_state_dict(self.average); self.average = None
+        if self.average:
+            self.ema.module.load_state_dict(self.average)
+            self.average = None
 
     def after_batch(self):
         if self.training: self.ema.update(self.model, step=self.epoch*self.n_iter + self.iter + 1)
@@ -113,15 +122,18 @@ class ModelEMA(Callback):
         "The average's numbers into the net, the net's into the average; nothing outside a fit"
         if self.ema is None: return
         with torch.no_grad():
-            for a,b in zip(self.model.state_dict().values(), self.ema.module.state_dict().values()):
+            for a,b in zip(self.model.state_dict().values(), self.ema.module.state_dict().values(), strict=False):
                 kept = a.clone()
-                a.copy_(b); b.copy_(kept)
+                a.copy_(b)
+                b.copy_(kept)
 
     before_validate = after_validate = swap
 
     def settle(self):
         "The average of a run that was stopped when all of its epochs were done, into the net"
-        if self.average: self.model.load_state_dict(self.average); self.average = None
+        if self.average:
+            self.model.load_state_dict(self.average)
+            self.average = None
 
     def after_fit(self):
         self.swap()
@@ -223,8 +235,8 @@ def restore_training_state(
     if learn.opt is None: learn.create_opt()
     opt = to_device(copy.deepcopy(state['opt']), one_param(learn.model).device) # it may have begun on another kind of device
     learn.opt.load_state_dict(opt)
-    for o,average in zip(learn.cbs.filter(risinstance(ModelEMA)), state.get('averages', [])): o.average = average
-    for dl,o in zip(learn.dls.loaders, state['loaders']): dl.rng.setstate(o)
+    for o,average in zip(learn.cbs.filter(risinstance(ModelEMA)), state.get('averages', []), strict=False): o.average = average
+    for dl,o in zip(learn.dls.loaders, state['loaders'], strict=False): dl.rng.setstate(o)
     random.setstate(state['python'])
     np.random.set_state(state['numpy'])
     torch.set_rng_state(state['torch'])

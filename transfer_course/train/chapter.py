@@ -7,6 +7,7 @@ __all__ = ['Chapter']
 
 # %% ../../nbs/lib/39_train.chapter.ipynb #37e9d05a
 from fastcore.basics import patch
+
 from ..core import *
 from ..data.sets import *
 from ..data.splits import *
@@ -14,8 +15,8 @@ from ..results.config import *
 from ..results.provenance import *
 from ..results.store import *
 from ..results.store import DataInfo
-from .predict import *
 from .loop import *
+from .predict import *
 
 # %% ../../nbs/lib/39_train.chapter.ipynb #5b10e9f4
 class Chapter:

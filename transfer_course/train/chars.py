@@ -10,11 +10,12 @@ __all__ = ['TensorChars', 'EncodeChars', 'CharsBlock', 'show_results', 'TextSet'
 # %% ../../nbs/lib/35_train.chars.ipynb #968feda0
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
+
+import numpy as np
 from fastai.vision.all import *
 from torch.utils.data import IterableDataset, get_worker_info
-from dataclasses import asdict
-from pathlib import Path
-import numpy as np
+
 from ..core import *
 from ..data.captchas import *
 from ..data.sets import *
@@ -53,8 +54,8 @@ def CharsBlock(
 @dispatch
 def show_results(x:TensorImage, y:TensorChars, samples, outs, ctxs=None, max_n=10, nrows=None, ncols=None, figsize=None, **kwargs):
     if ctxs is None: ctxs = get_grid(min(len(samples), max_n), nrows=nrows, ncols=ncols, figsize=figsize, title='text, and what was read')
-    for i in range(2): ctxs = [b.show(ctx=c, **kwargs) for b,c,_ in zip(samples.itemgot(i), ctxs, range(max_n))]
-    read = zip(samples.itemgot(1), outs.itemgot(0), ctxs, range(max_n))
+    for i in range(2): ctxs = [b.show(ctx=c, **kwargs) for b,c,_ in zip(samples.itemgot(i), ctxs, range(max_n), strict=False)]
+    read = zip(samples.itemgot(1), outs.itemgot(0), ctxs, range(max_n), strict=False)
     return [r.show(ctx=c, color='green' if b==r else 'red', **kwargs) for b,r,c,_ in read]
 
 # %% ../../nbs/lib/35_train.chars.ipynb #bb1817e1

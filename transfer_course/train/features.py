@@ -9,21 +9,25 @@ __all__ = ['DEPTHS', 'pooled_features', 'learner_features', 'features', 'class_n
 
 # %% ../../nbs/lib/36_train.features.ipynb #7902290c
 import warnings
+
 with warnings.catch_warnings():
     warnings.filterwarnings('ignore', message='.*torch.jit.script.*', category=FutureWarning) # fastai.layers, at import
     from fastai.vision.all import *
-import functools, timm
+import functools
 from dataclasses import dataclass
+
+import timm
 from fastai.data.load import DataLoader as PlainLoader
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from threadpoolctl import threadpool_limits
+
 from ..core import *
 from ..data.splits import *
 from ..results.store import *
+from .cache import *
 from .callbacks import *
 from .models import *
-from .cache import *
 from .precompute import *
 from .precompute import _activations_key, _evaluating, _precision
 
@@ -40,7 +44,7 @@ def pooled_features(
     with hook_outputs(hooked) as hooks, _evaluating(body, *_precision(learn)) as device:
         for xb,*_ in progress(dl, len(dl)):
             body(xb.to(device).as_subclass(Tensor))
-            for rows,m in zip(found.values(), hooks.stored): rows.append(m.float().mean((2,3)).cpu())
+            for rows,m in zip(found.values(), hooks.stored, strict=False): rows.append(m.float().mean((2,3)).cpu())
     found = {k: torch.cat(v).numpy() for k,v in found.items()}
     return found if layers else found['']
 
@@ -81,7 +85,7 @@ def learner_features(
     parts = _kept(key, compute, f'features of {len(here):,} pictures')
     place = {o: i for i,o in enumerate(here)}
     rows = [place[o] for o in names]
-    return {k: x[rows] for k,x in zip(layers, parts)} if layers else parts[0][rows]
+    return {k: x[rows] for k,x in zip(layers, parts, strict=False)} if layers else parts[0][rows]
 
 # %% ../../nbs/lib/36_train.features.ipynb #d0a76e33
 def _body_learner(classes, arch, size, weights, scale):
@@ -288,7 +292,8 @@ def imagenet_opinion(
     "What EfficientNet-Lite0 takes pictures for with the classifier it came with: nothing is trained"
     weights,dls = find_weights('timm:tf_efficientnet_lite0', scale='sample'), empty_loaders(ds.classes, size, 'squish')
     net = timm.create_model('tf_efficientnet_lite0')
-    load_weights(net, read_tensors(weights.path)); net.eval()
+    load_weights(net, read_tensors(weights.path))
+    net.eval()
     normalize = Normalize.from_stats(weights.mean, weights.std, cuda=False)
     batches = (normalize(xb.cpu()).as_subclass(Tensor) for xb, in test_loader(dls, ds, names))
     with torch.inference_mode(): return torch.cat([net(xb).softmax(1) for xb in batches])

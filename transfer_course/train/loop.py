@@ -7,29 +7,35 @@ __all__ = ['KeepRun', 'Trained', 'Frozen', 'Probed', 'keeps_body', 'Experiment',
            'load_learner_of']
 
 # %% ../../nbs/lib/37_train.loop.ipynb #2a9f6128
-import json, re, sys, time
+import json
+import re
+import sys
+import time
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
+
 import numpy as np
 import torch
 from fastai.vision.all import CancelFitException, Learner, risinstance
 from fastcore.basics import patch
 from safetensors import safe_open
-from safetensors.torch import load_file, save as tensors_as_bytes
+from safetensors.torch import load_file
+from safetensors.torch import save as tensors_as_bytes
+
 from ..core import *
 from ..data.sets import *
 from ..data.splits import *
 from ..results.config import *
 from ..results.store import *
 from ..results.store import WeightsInfo
-from .numerics import *
 from .callbacks import *
-from .models import *
-from .precompute import *
 from .chars import *
 from .features import *
+from .models import *
+from .numerics import *
+from .precompute import *
 
 # %% ../../nbs/lib/37_train.loop.ipynb #38cf36c1
 def _checkpoint(run:Run) -> Path: return run.path.with_name(f'{run.name}.checkpoint.pth')

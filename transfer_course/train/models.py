@@ -9,16 +9,25 @@ __all__ = ['HEADS', 'OPTIMIZERS', 'find_arch', 'Weights', 'find_weights', 'read_
 
 # %% ../../nbs/lib/32_train.models.ipynb #2e3ecd42
 import warnings
+
 with warnings.catch_warnings():
     warnings.filterwarnings('ignore', message='.*torch.jit.script.*', category=FutureWarning) # fastai.layers, at import
     from fastai.vision.all import *
-import functools, hashlib, math, os, tempfile, timm, torchvision
+import functools
+import hashlib
+import math
+import os
+import tempfile
 from dataclasses import dataclass, field
+
+import timm
+import torchvision
+
 from ..core import *
-from ..stats import *
 from ..data.pictures import *
-from .numerics import *
+from ..stats import *
 from .callbacks import *
+from .numerics import *
 
 # %% ../../nbs/lib/32_train.models.ipynb #190e11c0
 _TORCHVISION = {o.__name__: (o, m) for o,m in model_meta.items() if 'xresnet' not in o.__name__} # nets that fastai knows where to cut
@@ -162,7 +171,7 @@ def load_weights(
     # older files lack the batch norms' counters; they only matter for momentum None
     lacks = [k for k in own if k not in fits and k not in head and not k.endswith('num_batches_tracked')]
     if lacks and [v.shape for v in tensors.values()] == [v.shape for v in own.values()]:
-        fits,lacks = dict(zip(own, tensors.values())), []
+        fits,lacks = dict(zip(own, tensors.values(), strict=False)), []
     if lacks:
         raise CourseError(f"{name} belong to another architecture: {len(lacks)} of the net's {len(own)} tensors have no counterpart "
                           f"(the first: {lacks[0]}). Name the architecture they were trained for.")
@@ -209,7 +218,7 @@ def dense_layers(
     "Dense layers with ReLU between them"
     if min(widths) < 1: raise CourseError(f"A hidden layer of width {min(widths)} lets nothing through: give widths of 1 or more.")
     drop,layers = [nn.Dropout(dropout)]*bool(dropout), []
-    for i,o in zip(widths, widths[1:]): layers += [*drop, nn.Linear(i, o), nn.ReLU(inplace=True)]
+    for i,o in zip(widths, widths[1:], strict=False): layers += [*drop, nn.Linear(i, o), nn.ReLU(inplace=True)]
     return layers[:-1]
 
 def make_head(

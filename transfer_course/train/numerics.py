@@ -6,9 +6,12 @@
 __all__ = ['Numerics', 'choose_numerics', 'keep_freed_memory', 'release_memory', 'reset_peak_memory', 'peak_memory_mb']
 
 # %% ../../nbs/lib/30_train.numerics.ipynb #51831d9a
-import functools, re, warnings
+import functools
+import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
+
 with warnings.catch_warnings():
     warnings.filterwarnings('ignore', message='.*torch.jit.script.*', category=FutureWarning) # fastai.layers, at import
     from fastai.vision.all import *

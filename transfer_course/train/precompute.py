@@ -7,21 +7,31 @@ __all__ = ['describe', 'is_random', 'Rows', 'RowsDL', 'hash_files', 'decode', 's
            'HeadLearner']
 
 # %% ../../nbs/lib/34_train.precompute.ipynb #bd7a2924
-import ast, contextlib, functools, gc, hashlib, json, os, re, warnings
+import ast
+import contextlib
+import functools
+import gc
+import hashlib
+import json
+import os
+import re
+import warnings
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
-from fastai.vision.all import *
 from copy import copy, deepcopy
+from importlib.util import find_spec
 from itertools import chain
-from torch import fx
 from types import CodeType, ModuleType
+
+from fastai.vision.all import *
+from torch import fx
+
 from ..core import *
 from ..results.provenance import *
 from ..results.report import *
-from .numerics import *
+from .cache import *
 from .callbacks import *
 from .models import *
-from .cache import *
+from .numerics import *
 
 # %% ../../nbs/lib/34_train.precompute.ipynb #47263ce8
 _LIBRARIES = {'builtins', 'fastai', 'fastcore', 'numpy', 'PIL', 'timm', 'torch', 'torchvision', 'transfer_course'}
@@ -183,7 +193,7 @@ def _refuse_changed(dl, ys):
     "Targets that a transform changes, as it does points, are a `CourseError`: what is kept is what the data set says"
     i = list(range(min(2, len(dl.dataset))))
     with fork_rng(): batch = dl.after_batch(to_device(dl.do_batch([dl.after_item(dl.dataset[j]) for j in i]), dl.device))
-    for got,y in zip(batch[dl.n_inp:], ys):
+    for got,y in zip(batch[dl.n_inp:], ys, strict=False):
         if got.shape != y[i].shape or not torch.allclose(got.cpu().double(), y[i].cpu().double(), equal_nan=True):
             raise CourseError(f"A transform of these loaders changes the targets ({type(got).__name__}), and only those that stay as they "
                               "are "
@@ -265,7 +275,7 @@ def decode(
     "All pictures as the loader's item transforms leave them, decoded once"
     paths = list(paths or _paths(dl))
     digests = hash_files(paths)
-    first_of = dict(zip(reversed(digests), reversed(paths)))
+    first_of = dict(zip(reversed(digests), reversed(paths), strict=False))
     files = [first_of[o] for o in sorted(first_of)]
     def plan():
         shape = (len(files), *_the_same_twice(_opener(dl), files[0]).shape)
@@ -275,7 +285,7 @@ def decode(
     with fork_rng(): entry = cached('decoded', key, plan)
     if not entry: return None
     row = {o: i for i,o in enumerate(sorted(first_of))}
-    return _mapped(entry, torch.uint8), {p: row[d] for p,d in zip(paths, digests)}
+    return _mapped(entry, torch.uint8), {p: row[d] for p,d in zip(paths, digests, strict=False)}
 
 def _mapped(entry:Entry, dtype) -> Tensor:
     "An entry's array, mapped from disk: the system keeps of it what fits"
@@ -359,7 +369,7 @@ def _frozen_steps(model, frozen:set) -> tuple: # Graph, steps, number of the las
         graph = _trace(model, opened)
         nodes = list(graph.nodes)
         used = [_parameters(model, o) for o in nodes]
-        mixed = {o.target for o,u in zip(nodes, used) if o.op == 'call_module' and u & frozen and u - frozen}
+        mixed = {o.target for o,u in zip(nodes, used, strict=False) if o.op == 'call_module' and u & frozen and u - frozen}
         if not mixed: break
         opened = opened | mixed
     free = next((i for i,u in enumerate(used) if u - frozen), len(nodes)-1)
@@ -388,7 +398,7 @@ def _near_cuts(model, name:str) -> list:
     "The places before and behind the block that a layer lies in"
     for block in reversed(_ancestors(name)):
         nodes = list(_trace(model, {*_ancestors(block), *_sequentials(model)} - {block}).nodes)
-        good = [o.target for o,c in zip(nodes, _crossings(nodes)) if c and o.op == 'call_module']
+        good = [o.target for o,c in zip(nodes, _crossings(nodes), strict=False) if c and o.op == 'call_module']
         if block in good: return good[:good.index(block)+1][-2:]
     return []
 
@@ -583,7 +593,9 @@ class FrozenInEval(Callback):
 
     def before_fit(self):
         self.free = [p for p in self.below.parameters() if p.requires_grad] # fastai leaves frozen batch norms free to learn
-        for p in self.free: p.requires_grad_(False); p.grad = None
+        for p in self.free:
+            p.requires_grad_(False)
+            p.grad = None
 
     def before_train(self): self.below.eval()
 

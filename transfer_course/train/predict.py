@@ -8,22 +8,24 @@ __all__ = ['predict', 'export', 'predict_photos', 'external_test', 'load_learner
 # %% ../../nbs/lib/38_train.predict.ipynb #62ff20e7
 from dataclasses import replace
 from pathlib import Path
+
 import numpy as np
 import torch
 from fastai.vision.all import nn
 from fastcore.basics import listify
+
 from ..core import *
-from ..data.pictures import *
 from ..data.fetch import *
+from ..data.pictures import *
 from ..data.sets import *
+from ..results.config import *
 from ..results.provenance import *
 from ..results.store import *
 from ..results.store import DataInfo
-from ..results.config import *
 from .callbacks import *
-from .models import *
 from .features import *
 from .loop import *
+from .models import *
 
 # %% ../../nbs/lib/38_train.predict.ipynb #d81b7e05
 _all_ = ['load_learner_of', 'require_weights'] # made in train.loop, looked for here
@@ -41,7 +43,7 @@ def predict(
     learn = load_learner_of(run)
     probs,_ = learn.get_preds(dl=learn.dls.test_dl(paths))
     one = _read_text if run.config.target == 'text' else _read_class
-    return [one(p, o, run.classes) for p,o in zip(paths, probs)]
+    return [one(p, o, run.classes) for p,o in zip(paths, probs, strict=False)]
 
 def _refuse_other_size(run, path, size):
     "A photo may have any size; a net that reads texts has seen one size only, and squeezed letters are other letters"
@@ -53,7 +55,7 @@ def _refuse_other_size(run, path, size):
 def _read_class(path, probs, classes) -> dict: # picture, pred, confidence, probs
     "A class from the probabilities of all"
     pred = classes[int(probs.argmax())]
-    return dict(picture=str(path), pred=pred, confidence=float(probs.max()), probs=dict(zip(classes, map(float, probs))))
+    return dict(picture=str(path), pred=pred, confidence=float(probs.max()), probs=dict(zip(classes, map(float, probs), strict=False)))
 
 def _read_text(path, probs, classes) -> dict: # picture, pred, confidence, chars: (character, probability) for each place
     "A text from the probabilities of its characters"
