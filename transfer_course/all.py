@@ -34,7 +34,7 @@ from .train.models import *
 from .train.numerics import *
 from .train.precompute import *
 from .train.predict import *
-from .workbook import expect
+from .workbook import expect  # noqa: F401
 
 # %% ../nbs/lib/90_all.ipynb #dd58c916
 __all__ = [o for o in globals() if not o.startswith('_')]

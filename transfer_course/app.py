@@ -147,7 +147,7 @@ def _exported(path):
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', UserWarning) # about pickles: the text above has it
             learn = load_learner(path)
-        learn.dls.vocab
+        _ = learn.dls.vocab
     except Exception as e: # a pickle fails in any way it likes
         raise CourseError(f"{path} can't be loaded as a learner with classes ({type(e).__name__}: {str(e)[:80]}). "
                           "`transfer_course export RUN` writes one.") from None
@@ -273,7 +273,8 @@ _AT_ONCE = 24 # photos that are answered together
 
 def _gradio():
     "Gradio, or a sentence"
-    try: import gradio # late: an optional package
+    try:
+        import gradio  # late: an optional package
     except ImportError: raise CourseError("The page needs Gradio, which is not installed: pip install 'transfer_course[app]'") from None
     return gradio
 

@@ -9,7 +9,7 @@ __all__ = []
 import sys
 
 from .data.openimages import *
-from .data.openimages import __all__, run_command
+from .data.openimages import __all__, run_command  # noqa: F401
 
 # %% ../nbs/lib/93_openimages.ipynb #93a00004
 #| eval: false

@@ -7,4 +7,4 @@ __all__ = []
 
 # %% ../nbs/lib/91_precompute.ipynb #a003c349
 from .train.precompute import *
-from .train.precompute import __all__
+from .train.precompute import __all__  # noqa: F401

@@ -546,7 +546,8 @@ def check_class(
         copies,notes = _submitted(student, chapters)
         for name,(given,todo) in chapters.items():
             results,more = _results(copies.get(name), given, todo, student, 60*minutes)
-            report.outcomes += [Outcome(student.name, name.removesuffix('.ipynb'), e.number, e.title, *r) for e,r in zip(todo, results, strict=False)]
+            stem = name.removesuffix('.ipynb')
+            report.outcomes += [Outcome(student.name, stem, e.number, e.title, *r) for e,r in zip(todo, results, strict=False)]
             notes += more
         report.notes += notes
         if csv_file: report.write_csv(csv_file)

@@ -333,7 +333,8 @@ def render_package(
     seed:int=0, # Of the stream
 ): # -> Tensor (n, 3, height, width) uint8
     "Draw CAPTCHAs as the `captcha` package does, one by one"
-    try: from captcha import image # late: an optional package
+    try:
+        from captcha import image  # late: an optional package
     except ImportError:
         raise CourseError("The package captcha is not installed: pip install captcha, "
                           "or `pip install 'transfer_course[course]'`.") from None

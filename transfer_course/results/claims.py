@@ -20,11 +20,11 @@ from pathlib import Path
 from fastcore.basics import groupby
 
 from ..core import *
+from ..stats import *
 from .config import *
 from .provenance import *
 from .store import *
 from .store import key_of
-from ..stats import *
 
 # %% ../../nbs/lib/23_results.claims.ipynb #e573c135
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ def _surplus(d, record, at=''):
     for k in d.keys() - _field_names(type(record)): return f'{at}{k}'
     for k,v in d.items():
         if not isinstance(v, (dict, list)): continue
-        many = [(k, v, getattr(record, k))] if isinstance(v, dict) else [(f'{k}.{i}', *o) for i,o in enumerate(zip(v, getattr(record, k), strict=False))]
+        had = getattr(record, k)
+        many = [(k, v, had)] if isinstance(v, dict) else [(f'{k}.{i}', *o) for i,o in enumerate(zip(v, had, strict=False))]
         for name,part,inner in many:
             if is_dataclass(inner) and (found := _surplus(part, inner, f'{at}{name}.')): return found
 

@@ -29,10 +29,10 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from ..core import *
 from ..data.pictures import *
 from ..data.sets import *
+from ..stats import *
 from .claims import *
 from .config import *
 from .store import *
-from ..stats import *
 
 # %% ../../nbs/lib/24_results.report.ipynb #b536f2a9
 ARM_COLORS = {'pretrained': '#0072B2', 'random': '#D55E00', 'linear_probe': '#009E73', 'random-linear_probe': '#CC79A7',
@@ -616,7 +616,8 @@ def plot_board(
     most = [max(tally([v for v in board if v.claim.article==a]).values()) for a in articles]
     fig = _figure(1.9+.42*sum(most)+.3*len(articles), 3.1)
     axs = fig.subplots(1, len(articles), squeeze=False, width_ratios=most, sharey=True)[0]
-    for ax,article,width in zip(axs, articles, most, strict=False): _draw_article(ax, article, [v for v in board if v.claim.article==article], width)
+    for ax,article,width in zip(axs, articles, most, strict=True):
+        _draw_article(ax, article, [v for v in board if v.claim.article==article], width)
     caption_below(fig, 'The number in a square is that of the claim in the table.')
     return fig
 

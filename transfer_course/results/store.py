@@ -26,9 +26,9 @@ from fastcore.basics import groupby, patch
 
 from ..core import *
 from ..data.splits import *
+from ..stats import *
 from .config import *
 from .provenance import *
-from ..stats import *
 
 # %% ../../nbs/lib/22_results.store.ipynb #e9e0585e
 Natural = Annotated[int, msgspec.Meta(ge=0)]
@@ -465,7 +465,7 @@ def predictions(self:Run): # -> DataFrame: part, name, target, pred, p_<class>; 
     return rows
 
 @patch
-def predictions(self:ExternalTest): # -> DataFrame, as of a run; `part` is 'external_test'
+def predictions(self:ExternalTest): # noqa: F811 -> DataFrame, as of a run; `part` is 'external_test'
     "What the run made of each photo of the other source"
     return _rows_of(self)
 
@@ -548,7 +548,7 @@ def load_runs(
     for p in _own_runs(chapter).values() if own else ():
         try: run = read_run(p)
         except CourseError as e:
-            warnings.warn(str(e))
+            warnings.warn(str(e), stacklevel=2)
             continue
         if run.name not in found or run.status == 'finished': found[run.name] = run # one that was stopped hides no finished one
     wanted = {**(where or {}), **conditions}

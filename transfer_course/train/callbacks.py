@@ -16,7 +16,6 @@ import contextlib
 import copy
 import time
 
-import timm
 from timm.utils import ModelEmaV3
 
 # %% ../../nbs/lib/31_train.callbacks.ipynb #9593be2b

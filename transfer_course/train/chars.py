@@ -125,11 +125,12 @@ def split_texts(
 
 def captcha_data(
     n:dict, # Part to number of pictures
-    style:CaptchaStyle=CaptchaStyle(), # What they look like
+    style:CaptchaStyle|None=None, # What they look like; None: the default style
     seed:int=0, # Of the stream
     name:str='captcha', # Of the data set
 ) -> TextSet: # Below the reader's own data; written once
     "CAPTCHAs as a data set on disk"
+    style = style or CaptchaStyle()
     key = fingerprint([asdict(style), n, seed], 8)
     folder = write_captchas(runs_path('data', f'{name}-{key}'), n, style, seed)
     return text_data(folder, style.alphabet, name=name, source='made by program', style=asdict(style), drawn_by=seed)
@@ -140,13 +141,13 @@ class CaptchaStream(IterableDataset):
     def __init__(self,
         part:str='train', # No text of `train` comes in `valid` or `test`
         bs:int=64, # Pictures a batch
-        style:CaptchaStyle=CaptchaStyle(), # What they look like
+        style:CaptchaStyle|None=None, # What they look like; None: the default style
         seed:int=0, # Of the stream
         start:int=0, # The first batch: a stream that was stopped goes on here
         device:str='cpu', # Where to draw; a GPU wants num_workers=0
         draw=None, # Draws them from (codes, index, style, seed), such as `render_package`; None: `render`
     ):
-        self.part,self.bs,self.style,self.seed,self.start,self.device = part, bs, style, seed, start, device
+        self.part,self.bs,self.style,self.seed,self.start,self.device = part, bs, style or CaptchaStyle(), seed, start, device
         self.draw = draw or partial(render, device=device)
 
     def __iter__(self): # -> (bs, 3, height, width) uint8 and (bs, length) whole numbers, batch after batch

@@ -6,7 +6,6 @@
 __all__ = ['predict', 'export', 'predict_photos', 'external_test', 'load_learner_of', 'require_weights']
 
 # %% ../../nbs/lib/38_train.predict.ipynb #62ff20e7
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
