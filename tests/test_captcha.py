@@ -22,7 +22,8 @@ def tiny(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('TRANSFER_COURSE_RUNS', str(tmp_path_factory.mktemp('runs')))
         data = partial(captcha_data, dict(train=40, valid=8, test=8), TINY)
-        config = dict(arch='tf_efficientnet_lite0', schedule=Schedule.one_cycle(2), scale='sample', size=(32, 64), bs=8, head='max', target='text')
+        config = dict(arch='tf_efficientnet_lite0', schedule=Schedule.one_cycle(2), scale='sample', size=(32, 64), bs=8, head='max',
+                      target='text')
         yield Experiment('captcha', data, split_texts, seeds=(0,), **config)
 
 

@@ -110,7 +110,8 @@ def test_gaps_in_the_test_photos(run, tmp_path):
 def test_runs_of_other_classes_or_data(run, tmp_path):
     other = SimpleNamespace(name='flowers', classes=('rose', 'tulip'), data=SimpleNamespace(name='dogs-vs-cats'))
     with pytest.raises(CourseError, match="asks for 'dog'"): submit_run(other, tmp_path/'s.csv')
-    with pytest.raises(CourseError, match='belongs to no competition'): submit_run(SimpleNamespace(data=SimpleNamespace(name='sample-dogs-vs-cats')), tmp_path/'s.csv')
+    flowers = SimpleNamespace(data=SimpleNamespace(name='sample-dogs-vs-cats'))
+    with pytest.raises(CourseError, match='belongs to no competition'): submit_run(flowers, tmp_path/'s.csv')
 
 def test_rows_that_do_not_match_the_sample(tmp_path):
     ids = [1, 2, 3]
