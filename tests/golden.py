@@ -1,6 +1,6 @@
 """Golden runs: one tiny training for each way through the code, on one thread with the kernels of AVX2, in seconds.
 
-`python tests/golden.py OUT.json [ROAD …]` writes their numbers. `test_golden.py` compares them with `golden.json`; that file is written anew
+`python tests/golden.py OUT.json [ROAD …]` writes their numbers. `test_golden.py` compares them with `golden.json`, which is written anew
 only when `TRAINING_VERSION` is raised. Needs no mirror and no network."""
 import os
 import sys
@@ -8,7 +8,8 @@ import tempfile
 
 TMP = tempfile.TemporaryDirectory(prefix='golden-')
 if __name__ == '__main__': # before torch is imported
-    os.environ.update(ONEDNN_MAX_CPU_ISA='AVX2', ATEN_CPU_CAPABILITY='avx2', MKL_CBWR='AVX2', CUDA_VISIBLE_DEVICES='', TRANSFER_COURSE_RUNS=TMP.name)
+    os.environ.update(ONEDNN_MAX_CPU_ISA='AVX2', ATEN_CPU_CAPABILITY='avx2', MKL_CBWR='AVX2')
+    os.environ.update(CUDA_VISIBLE_DEVICES='', TRANSFER_COURSE_RUNS=TMP.name)
     os.environ.update(dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS'), '1'))
     for o in 'TRANSFER_COURSE_MIRROR', 'TRANSFER_COURSE_SHELF', 'TRANSFER_COURSE_SCALE': os.environ.pop(o, None)
 import json

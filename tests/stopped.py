@@ -1,6 +1,7 @@
 """Runs that are killed, met by two processes, or found damaged: `python tests/stopped.py FOLDER` prints what came of it, as JSON.
 
-One process imports everything once and forks a child for each attempt, as `kills.py` does. A child says when it has ended an epoch, and waits."""
+One process imports everything once and forks a child for each attempt, as `kills.py` does. A child tells when it has ended an epoch."""
+from kills import forked  # sets one thread, before torch is imported
 import json
 import os
 import signal
@@ -8,14 +9,10 @@ import sys
 import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
-
-from kills import forked  # sets one thread, before torch is imported
-
 warnings.filterwarnings('ignore')
 import filelock  # noqa: F401  all that a child would import
 import pandas  # noqa: F401
 import torch
-
 from transfer_course.core import CourseError, sha256
 from transfer_course.data.splits import split_by_hash
 from transfer_course.data.synthetic import make_pictures
@@ -27,8 +24,8 @@ ROOT = Path(sys.argv[1])
 make_pictures(ROOT/'shapes', n=48, size=40)
 
 def experiment(): # trains in a second
-    return Experiment('own', str(ROOT/'shapes'), lambda ds: split_by_hash(ds, .25, .25), ('pretrained',), (0,), arch='tf_efficientnet_lite0',
-                      schedule=Schedule.fine_tune(2), scale='sample', size=32, bs=8)
+    return Experiment('own', str(ROOT/'shapes'), lambda ds: split_by_hash(ds, .25, .25), ('pretrained',), (0,), scale='sample',
+                      arch='tf_efficientnet_lite0', schedule=Schedule.fine_tune(2), size=32, bs=8)
 
 def at(name):
     "Everything below goes to runs of their own"
