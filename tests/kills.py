@@ -1,7 +1,9 @@
 """Work that is killed at random moments, goes on, and must end where undisturbed work ends: `python tests/kills.py run 100`.
 
 One process imports everything once and forks a child for each attempt; the child is killed with SIGKILL. Forking is safe
-while the parent has one thread: it never computes, and OpenMP gets one thread. A job says what the work is, what must be whole at any moment, and what the end is."""
+while the parent has one thread: it never computes, and OpenMP gets one thread. A job says
+what the work is, what must be whole at any moment, and what the end is."""
+# ruff: noqa: E402, F401, B023 (threads are set before torch is imported; a child would import it all)
 import os
 
 for o in 'OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS': os.environ[o] = '1'
@@ -175,7 +177,8 @@ class Workbook:
             for i in range(self.N):
                 cells = [new_markdown_cell(text*50, id='text'), new_markdown_cell(f'**1. Exercise {i}.**', id='task'),
                          new_code_cell('### BEGIN SOLUTION\nx = 1\n### END SOLUTION', id='answer'),
-                         new_code_cell("expect(lambda: x == 1, 'Not that.')", id='check'), *[new_markdown_cell(f'more {text}', id='more')]*(text=='new')]
+                         new_code_cell("expect(lambda: x == 1, 'Not that.')", id='check'),
+                         *[new_markdown_cell(f'more {text}', id='more')]*(text=='new')]
                 nbformat.write(new_notebook(cells=cells), folder/f'{i:02}.ipynb')
         course(stuff/'old', 'old')
         course(stuff/'course', 'new')

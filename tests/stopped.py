@@ -1,7 +1,7 @@
 """Runs that are killed, met by two processes, or found damaged: `python tests/stopped.py FOLDER` prints what came of it, as JSON.
 
 One process imports everything once and forks a child for each attempt, as `kills.py` does. A child tells when it has ended an epoch."""
-from kills import forked  # sets one thread, before torch is imported
+# ruff: noqa: E402 (`kills` sets one thread before torch is imported)
 import json
 import os
 import signal
@@ -9,10 +9,14 @@ import sys
 import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
+
+from kills import forked  # sets one thread, before torch is imported
+
 warnings.filterwarnings('ignore')
 import filelock  # noqa: F401  all that a child would import
 import pandas  # noqa: F401
 import torch
+
 from transfer_course.core import CourseError, sha256
 from transfer_course.data.splits import split_by_hash
 from transfer_course.data.synthetic import make_pictures

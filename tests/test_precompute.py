@@ -1,5 +1,9 @@
 """Through the cache, losses are those of the same training without one: to the bit, where a kernel does not depend on the batch."""
-import os, platform, subprocess, sys
+import os
+import platform
+import subprocess
+import sys
+
 import pytest
 
 BOTH_WAYS = """
@@ -60,7 +64,9 @@ def test_to_the_bit_with_the_kernels_of_avx2(tmp_path):
 def test_the_pass_holds_a_batch_or_two_in_memory(monkeypatch, tmp_path):
     monkeypatch.setenv('TRANSFER_COURSE_RUNS', str(tmp_path))
     import gc
+
     import torch
+
     from transfer_course.data.sets import get_data
     from transfer_course.data.splits import split_sample
     from transfer_course.train.models import picture_loaders
@@ -77,7 +83,7 @@ def test_the_pass_holds_a_batch_or_two_in_memory(monkeypatch, tmp_path):
 def flowers(monkeypatch, tmp_path):
     "Paths of the sample's flowers, caches in a folder of their own"
     monkeypatch.setenv('TRANSFER_COURSE_RUNS', str(tmp_path))
-    import transfer_course.train.precompute # noqa: F401
+    import transfer_course.train.precompute  # noqa: F401
     from transfer_course.data.sets import get_data
     ds = get_data('flowers', 'sample')
     return [ds.path/o for o in ds.names]
@@ -102,23 +108,27 @@ def test_a_target_that_a_transform_changes_is_refused(flowers):
     class Shift(Transform):
         def encodes(self, y:TensorCategory): return TensorCategory(y + 1)
     for kw in (dict(item_tfms=[Shift()]), dict(batch_tfms=[Shift()])):
-        block = block_of(**kw)
-        refused(lambda: block.dataloaders(flowers, bs=8).decoded(), 'changes the targets')
+        dls = block_of(**kw).dataloaders(flowers, bs=8)
+        refused(dls.decoded, 'changes the targets')
 
 def test_loaders_that_draw_their_own_way_go_on_doing_so(flowers):
+    import fastai.callback.data  # noqa: F401  patches weighted_dataloaders and partial_dataloaders in
     import numpy as np
-    import fastai.callback.data # noqa: F401  patches weighted_dataloaders and partial_dataloaders in
-    from transfer_course.core import seed_everything
     from fastai.vision.all import Resize, ToTensor
+
+    from transfer_course.core import seed_everything
     dsets = block_of().datasets(flowers)
     kw = dict(bs=8, after_item=[Resize(32, method='squish'), ToTensor()], num_workers=0)
-    weights = np.zeros(len(dsets.train)); weights[:3] = 1
+    weights = np.zeros(len(dsets.train))
+    weights[:3] = 1
     for plain in (dsets.weighted_dataloaders(weights, **kw), dsets.partial_dataloaders(20, **kw)):
         cached = plain.decoded()
         assert len(cached.train) == len(plain.train)
-        seed_everything(0); a = [(x, y) for x,y in plain.train]
-        seed_everything(0); b = [(x, y) for x,y in cached.train]
-        assert len(a) == len(b) and all((p == q).all() for s,t in zip(a, b) for p,q in zip(s, t))
+        seed_everything(0)
+        a = [(x, y) for x,y in plain.train]
+        seed_everything(0)
+        b = [(x, y) for x,y in cached.train]
+        assert len(a) == len(b) and all((p == q).all() for s,t in zip(a, b, strict=True) for p,q in zip(s, t, strict=True))
         assert len(cached.train.new(shuffle=False)) == -(-len(dsets.train)//8) # for predictions: each once
 
 def test_rows_of_a_table_are_refused(flowers):
@@ -130,6 +140,7 @@ def test_rows_of_a_table_are_refused(flowers):
 
 def test_a_transform_with_dice_of_its_own_is_refused(flowers):
     import random
+
     import numpy as np
     from fastai.vision.all import PILImage, Transform
     class Shade(Transform):
@@ -138,7 +149,6 @@ def test_a_transform_with_dice_of_its_own_is_refused(flowers):
     refused(block.dataloaders(flowers, bs=8).decoded, 'another picture each time')
 
 def test_layers_that_look_at_the_whole_batch_are_refused(flowers):
-    import torch
     from fastai.vision.all import Learner, Normalize, params
     from torch import nn
     block = block_of(batch_tfms=[Normalize.from_stats([.5]*3, [.5]*3, cuda=False)])
@@ -153,6 +163,7 @@ def test_layers_that_look_at_the_whole_batch_are_refused(flowers):
 def test_another_forward_pass_is_another_net():
     import torch
     from torch import nn
+
     from transfer_course.train.precompute import _weights_hash
     def net(forward, **attributes):
         m = type('Bend', (nn.Module,), dict(forward=forward))()
@@ -169,8 +180,10 @@ SCALE = 2
 
 def test_what_a_function_reads_is_part_of_its_name(monkeypatch):
     from functools import partial
+
     import numpy as np
     from fastai.vision.all import Transform
+
     from transfer_course.train.precompute import describe
     def times(x, by): return x*by
     assert describe(Transform(partial(times, by=2))) != describe(Transform(partial(times, by=3)))
@@ -182,7 +195,8 @@ def test_what_a_function_reads_is_part_of_its_name(monkeypatch):
         def __init__(self, x): self._x = x
         def encodes(self, x): return x
     x = np.zeros(5000)
-    same,y = x.copy(), x.copy(); y[2500] = 1
+    same,y = x.copy(), x.copy()
+    y[2500] = 1
     assert describe(Table(x)) == describe(Table(same)) != describe(Table(y))
 
 def test_a_new_optimizer_does_not_thaw(flowers):
@@ -198,6 +212,7 @@ def test_a_new_optimizer_does_not_thaw(flowers):
 def test_predictions_on_decoded_loaders_are_normalised(flowers):
     "A learner's Normalize comes after the decoding, and counts for other pictures too"
     import torch
+
     from transfer_course.train.models import transfer_learner
     block = block_of()
     preds = []
