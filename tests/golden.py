@@ -1,14 +1,16 @@
 """Golden runs: one tiny training for each way through the code, on one thread with the kernels of AVX2, in seconds.
 
-`python tests/golden.py OUT.json [ROAD …]` writes their numbers. `test_golden.py` compares them with `golden.json`; that file is written anew
+`python tests/golden.py OUT.json [ROAD …]` writes their numbers. `test_golden.py` compares them with `golden.json`, which is written anew
 only when `TRAINING_VERSION` is raised. Needs no mirror and no network."""
+# ruff: noqa: E402 (kernels and threads are set before torch is imported)
 import os
 import sys
 import tempfile
 
 TMP = tempfile.TemporaryDirectory(prefix='golden-')
 if __name__ == '__main__': # before torch is imported
-    os.environ.update(ONEDNN_MAX_CPU_ISA='AVX2', ATEN_CPU_CAPABILITY='avx2', MKL_CBWR='AVX2', CUDA_VISIBLE_DEVICES='', TRANSFER_COURSE_RUNS=TMP.name)
+    os.environ.update(ONEDNN_MAX_CPU_ISA='AVX2', ATEN_CPU_CAPABILITY='avx2', MKL_CBWR='AVX2')
+    os.environ.update(CUDA_VISIBLE_DEVICES='', TRANSFER_COURSE_RUNS=TMP.name)
     os.environ.update(dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS'), '1'))
     for o in 'TRANSFER_COURSE_MIRROR', 'TRANSFER_COURSE_SHELF', 'TRANSFER_COURSE_SCALE': os.environ.pop(o, None)
 import json
@@ -52,7 +54,7 @@ def write_weights():
 def few_of(ds, train=(8,)*5, valid=4, test=4):
     "A few photos of the sample's own split; `train`: how many of each class"
     s = split_sample(ds)
-    def few(names, ns): return [n for c, k in zip(ds.classes, ns, strict=False) for n in [o for o in names if ds.labels[o] == c][:k]]
+    def few(names, ns): return [n for c, k in zip(ds.classes, ns, strict=True) for n in [o for o in names if ds.labels[o] == c][:k]]
     return Split(few(s.train, train), few(s.valid, (valid,)*5), few(s.test, (test,)*5), 'golden')
 
 def timeless(row): return {k: v for k, v in row.items() if 'seconds' not in k and v is not None}
@@ -94,13 +96,13 @@ def road(exp, resume=1):
 
 # --- Plain learners ---
 
-def fit(work, numerics=Numerics(), head='avg', flip=False, load=True):
+def fit(work, numerics=None, head='avg', flip=False, load=True):
     "Numbers of what `work(learner, log)` trains"
     ds = get_data('flowers', 'sample')
     split = few_of(ds)
     seed_everything(0)
     dls = picture_loaders(ds, split, 32, 8, device='cpu', batch_tfms=[FlipBatch()] if flip else None).decoded()
-    learn = transfer_learner(dls, NET, FILE, load, head, numerics, 'sample')
+    learn = transfer_learner(dls, NET, FILE, load, head, numerics or Numerics(), 'sample')
     log = EpochLog()
     with learn.no_bar(), learn.no_logging():
         work(learn, log)
@@ -108,7 +110,8 @@ def fit(work, numerics=Numerics(), head='avg', flip=False, load=True):
         test, _ = learn.get_preds(dl=test_loader(learn.dls, ds, split.test))
     loss = float(-probs.clamp_min(1e-7).log()[range(len(targets)), targets].mean())
     valid = dict(acc=float((probs.argmax(1) == targets).float().mean()), loss=loss)
-    return dict(epochs=[timeless(o) for o in log.rows], valid=valid, predictions=dict(zip(ds.classes, test.double().sum(0).tolist(), strict=False)))
+    sums = dict(zip(ds.classes, test.double().sum(0).tolist(), strict=True))
+    return dict(epochs=[timeless(o) for o in log.rows], valid=valid, predictions=sums)
 
 def frozen_fit(how='fit', views=None, **kwargs):
     def work(learn, log):

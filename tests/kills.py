@@ -1,7 +1,9 @@
 """Work that is killed at random moments, goes on, and must end where undisturbed work ends: `python tests/kills.py run 100`.
 
-One process imports everything once and forks a child for each attempt; the child is killed with SIGKILL. Forking is safe while the parent has one thread:
-it never computes, and OpenMP gets one thread. A job says what the work is, what must be whole at any moment, and what the end is."""
+One process imports everything once and forks a child for each attempt; the child is killed with SIGKILL. Forking is safe
+while the parent has one thread: it never computes, and OpenMP gets one thread. A job says
+what the work is, what must be whole at any moment, and what the end is."""
+# ruff: noqa: E402, F401, B023 (threads are set before torch is imported; a child would import it all)
 import os
 
 for o in 'OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS': os.environ[o] = '1'
@@ -21,7 +23,7 @@ from pathlib import Path
 
 def forked(work, seconds=None):
     "Do `work` in a child and kill it after so many seconds; True if it was killed, False if it had ended well before"
-    assert len(os.listdir('/proc/self/task'))==1 if os.path.exists('/proc/self/task') else True, 'a parent with several threads must not fork'
+    if os.path.exists('/proc/self/task'): assert len(os.listdir('/proc/self/task'))==1, 'a parent with several threads must not fork'
     sys.stdout.flush()
     pid = os.fork()
     if pid==0:
@@ -64,8 +66,8 @@ class Runs:
         from transfer_course.results.config import Schedule
         from transfer_course.train.loop import Experiment
         pictures = make_pictures(stuff/'shapes', 40, size=40)
-        self.experiment = lambda: Experiment('own', str(pictures), lambda ds: split_by_hash(ds, .25, .25), seeds=(0,), arch='tf_efficientnet_lite0',
-                                             schedule=Schedule.fine_tune(1), scale='sample', size=32, bs=8, checkpoint='best')
+        settings = dict(arch='tf_efficientnet_lite0', schedule=Schedule.fine_tune(1), scale='sample', size=32, bs=8, checkpoint='best')
+        self.experiment = lambda: Experiment('own', str(pictures), lambda ds: split_by_hash(ds, .25, .25), seeds=(0,), **settings)
 
     def work(self, root):
         os.environ['TRANSFER_COURSE_RUNS'] = str(root)
@@ -74,7 +76,8 @@ class Runs:
     def _tell(self, text):
         "JSON without clock and memory"
         def still(o):
-            if isinstance(o, dict): return {k: still(v) for k,v in o.items() if 'seconds' not in k and k not in ('peak_memory_mb', 'opened', 'made', 'commit', 'dirty')}
+            moving = 'peak_memory_mb', 'opened', 'made', 'commit', 'dirty'
+            if isinstance(o, dict): return {k: still(v) for k,v in o.items() if 'seconds' not in k and k not in moving}
             return [still(v) for v in o] if isinstance(o, list) else o
         return still(json.loads(text))
 
@@ -116,7 +119,8 @@ class Data:
         archive.parent.mkdir()
         pack(archive, [f'photos/{c}/{i+350}.jpg' for c in ('cat', 'dog') for i in range(350)])
         with zipfile.ZipFile(archive, 'a') as z: z.writestr('more.zip', inner.getvalue())
-        entry = dict(title='Photos', page='', licence='none', photos=1400, archive='photos.zip', url=f'http://127.0.0.1:{serve(archive.parent)}/photos.zip', sha256=hashlib.sha256(archive.read_bytes()).hexdigest())
+        entry = dict(title='Photos', page='', licence='none', photos=1400, archive='photos.zip',
+                     url=f'http://127.0.0.1:{serve(archive.parent)}/photos.zip', sha256=hashlib.sha256(archive.read_bytes()).hexdigest())
         fetch.data_sets = sets.data_sets = lambda: dict(photos=entry)
         self.get = sets.get_data
 
@@ -125,7 +129,8 @@ class Data:
         os.environ.pop('TRANSFER_COURSE_MIRROR', None)
         assert len(self.get('photos', 'full')) == 1400
 
-    def end(self, root): return {o: hashlib.sha256(b).hexdigest() for o,b in content(root).items() if not o.endswith('checked.json')} # it remembers times
+    def end(self, root): # `checked.json` remembers times
+        return {o: hashlib.sha256(b).hexdigest() for o,b in content(root).items() if not o.endswith('checked.json')}
 
     def look(self, root, end, before):
         found = content(root)
@@ -138,7 +143,8 @@ class Data:
         for o in before: assert o in found, f'{o} was there and is not any more'
         before.update(o for o in found if '.part' not in o)
         if left(found): return 'unpacking' if any('photos-' in o for o in left(found)) else 'downloading'
-        return 'after unpacking' if unpacked else 'between download and unpacking' if 'data/archives/photos.zip' in found else 'before the first byte'
+        if unpacked: return 'after unpacking'
+        return 'between download and unpacking' if 'data/archives/photos.zip' in found else 'before the first byte'
 
 def serve(folder):
     "A web server in a child of its own; its port"
@@ -169,8 +175,10 @@ class Workbook:
         def course(folder, text):
             folder.mkdir()
             for i in range(self.N):
-                cells = [new_markdown_cell(text*50, id='text'), new_markdown_cell(f'**1. Exercise {i}.**', id='task'), new_code_cell('### BEGIN SOLUTION\nx = 1\n### END SOLUTION', id='answer'),
-                         new_code_cell("expect(lambda: x == 1, 'Not that.')", id='check'), *[new_markdown_cell(f'more {text}', id='more')]*(text=='new')]
+                cells = [new_markdown_cell(text*50, id='text'), new_markdown_cell(f'**1. Exercise {i}.**', id='task'),
+                         new_code_cell('### BEGIN SOLUTION\nx = 1\n### END SOLUTION', id='answer'),
+                         new_code_cell("expect(lambda: x == 1, 'Not that.')", id='check'),
+                         *[new_markdown_cell(f'more {text}', id='more')]*(text=='new')]
                 nbformat.write(new_notebook(cells=cells), folder/f'{i:02}.ipynb')
         course(stuff/'old', 'old')
         course(stuff/'course', 'new')
@@ -189,14 +197,16 @@ class Workbook:
     def end(self, root): return content(root)
 
     def look(self, root, end, before):
-        mine = {o: b for o,b in content(root/'copies').items() if '/' not in o and o.endswith('.ipynb') and '.part' not in o} if (root/'copies').exists() else {}
+        copies = content(root/'copies') if (root/'copies').exists() else {}
+        mine = {o: b for o,b in copies.items() if '/' not in o and o.endswith('.ipynb') and '.part' not in o}
         for name,b in mine.items():
             json.loads(b)
             assert f'mine, {name[:2]}'.encode() in b, f'the answer in {name} is lost'
             assert name not in before or b==end[f'copies/{name}'], f'{name} was up to date and is not any more'
         before.update(o for o,b in mine.items() if b==end[f'copies/{o}'])
         if not mine: return 'before the first copy'
-        return f"writing {left(content(root))[-1].rpartition('.part')[2]}" if left(content(root)) else f'{len(before)*3//self.N} thirds done'
+        if half := left(content(root)): return f"writing {half[-1].rpartition('.part')[2]}"
+        return f'{len(before)*3//self.N} thirds done'
 
 class Cache:
     "Decoded pictures and what frozen layers said about them"
@@ -301,6 +311,8 @@ def main(job, kills, seed=0, steps=False):
                     job.look(root, end, set())
                     by_step += 1
                 resume(root)
-    print(json.dumps(dict(kills=sum(phases.values()), at_steps=by_step, resumed=resumed+by_step, lost=0, phases=dict(phases.most_common()), undisturbed_seconds=round(whole, 2), minutes=round((time.perf_counter()-t0)/60, 1))))
+    minutes = round((time.perf_counter()-t0)/60, 1)
+    print(json.dumps(dict(kills=sum(phases.values()), at_steps=by_step, resumed=resumed+by_step, lost=0, phases=dict(phases.most_common()),
+                          undisturbed_seconds=round(whole, 2), minutes=minutes)))
 
 if __name__ == '__main__': main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 0, len(sys.argv) > 4)

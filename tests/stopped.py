@@ -1,6 +1,7 @@
 """Runs that are killed, met by two processes, or found damaged: `python tests/stopped.py FOLDER` prints what came of it, as JSON.
 
-One process imports everything once and forks a child for each attempt, as `kills.py` does. A child says when it has ended an epoch, and waits."""
+One process imports everything once and forks a child for each attempt, as `kills.py` does. A child tells when it has ended an epoch."""
+# ruff: noqa: E402 (`kills` sets one thread before torch is imported)
 import json
 import os
 import signal
@@ -27,8 +28,8 @@ ROOT = Path(sys.argv[1])
 make_pictures(ROOT/'shapes', n=48, size=40)
 
 def experiment(): # trains in a second
-    return Experiment('own', str(ROOT/'shapes'), lambda ds: split_by_hash(ds, .25, .25), ('pretrained',), (0,), arch='tf_efficientnet_lite0',
-                      schedule=Schedule.fine_tune(2), scale='sample', size=32, bs=8)
+    return Experiment('own', str(ROOT/'shapes'), lambda ds: split_by_hash(ds, .25, .25), ('pretrained',), (0,), scale='sample',
+                      arch='tf_efficientnet_lite0', schedule=Schedule.fine_tune(2), size=32, bs=8)
 
 def at(name):
     "Everything below goes to runs of their own"

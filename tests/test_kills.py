@@ -11,12 +11,16 @@ pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='this system has
 
 def killed(*args):
     "The harness in a process of its own: it must not fork beside the threads of this one"
-    out = subprocess.run([sys.executable, '-W', 'ignore', str(Path(__file__).with_name('kills.py')), *map(str, args)], capture_output=True, text=True)
+    harness = str(Path(__file__).with_name('kills.py'))
+    out = subprocess.run([sys.executable, '-W', 'ignore', harness, *map(str, args)], capture_output=True, text=True)
     assert out.returncode==0, out.stderr[-3000:]
     print(args[0], out.stdout.strip())
     return json.loads(out.stdout.splitlines()[-1])
 
-@pytest.mark.parametrize('job,kills', [('run', 3), ('data', 5), ('workbook', 5), ('cache', 3)])
+SLOW = pytest.mark.slow # a run's kills are in test_runs too
+JOBS = [('data', 3), ('workbook', 3), pytest.param('run', 3, marks=SLOW), pytest.param('cache', 3, marks=SLOW)]
+
+@pytest.mark.parametrize('job, kills', JOBS)
 def test_some_kills(job, kills):
     said = killed(job, kills)
     assert said['kills'] >= kills and said['lost']==0

@@ -19,8 +19,8 @@ def quiet(run, row): pass
 
 def experiment(folder, **changes):
     "It trains in a second: pictures made by program, the smallest net with packaged weights"
-    usual = dict(arch='tf_efficientnet_lite0', schedule=Schedule.one_cycle(1), scale='sample', size=32, bs=8, arms=('pretrained',), seeds=(0,))
-    return Experiment('own', str(folder), lambda ds: split_by_hash(ds, .25, .25), **usual | changes)
+    usual = dict(arch='tf_efficientnet_lite0', schedule=Schedule.one_cycle(1), scale='sample', size=32, bs=8, seeds=(0,))
+    return Experiment('own', str(folder), lambda ds: split_by_hash(ds, .25, .25), **dict(usual, arms=('pretrained',)) | changes)
 
 @pytest.fixture(scope='module')
 def shapes(tmp_path_factory):
