@@ -27,6 +27,7 @@ from .results.store import *
 from .stats import *
 from .train.cache import *
 from .train.callbacks import *
+from .train.chapter import *
 from .train.chars import *
 from .train.features import *
 from .train.loop import *
