@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['SCALES', 'CourseError', 'nearest', 'unknown', 'course_path', 'results_path', 'runs_path', 'mirror_path', 'sweep',
-           'atomic', 'write_json', 'read_json', 'locked', 'sha256', 'short_arch', 'fingerprint', 'get_scale',
-           'seed_everything', 'fork_rng', 'get_device', 'processor_kind', 'progress', 'require_gpu', 'at_hand']
+           'atomic', 'write_json', 'read_json', 'read_table', 'locked', 'sha256', 'short_arch', 'fingerprint',
+           'get_scale', 'seed_everything', 'fork_rng', 'get_device', 'processor_kind', 'progress', 'require_gpu',
+           'at_hand']
 
 # %% ../nbs/lib/00_core.ipynb #659a8c4b
 import difflib
@@ -166,6 +167,16 @@ def read_json(
     except OSError as e: raise CourseError(f"{path} can't be read ({e.strerror}).") from None
     except (ValueError, RecursionError) as e: # no JSON, no UTF-8, a number of thousands of digits, thousands of brackets
         raise CourseError(f"{path} is damaged ({str(e)[:80]}): it was cut short or edited. Move it away and run again.") from None
+
+def read_table(
+    path:str|Path, # A JSON file
+    **kinds # Key to the type that its value must have
+) -> dict:
+    "A JSON file that must hold a table, with values of these kinds in it"
+    d = read_json(path)
+    if not isinstance(d, dict) or not all(isinstance(d.get(k), kind) for k,kind in kinds.items()):
+        raise CourseError(f"{path} does not hold what was written there ({', '.join(kinds) or 'a table'}): correct it, or move it away.")
+    return d
 
 # %% ../nbs/lib/00_core.ipynb #59f77a71
 @contextmanager
