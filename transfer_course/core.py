@@ -178,14 +178,6 @@ def read_table(
         raise CourseError(f"{path} does not hold what was written there ({', '.join(kinds) or 'a table'}): correct it, or move it away.")
     return d
 
-# %% ../nbs/lib/00_core.ipynb #e3de98ec
-def read_table(path, **kinds): # -> dict
-    "A JSON file that must hold a table, with values of these kinds in it"
-    d = read_json(path)
-    if not isinstance(d, dict) or not all(isinstance(d.get(k), kind) for k,kind in kinds.items()):
-        raise CourseError(f"{path} does not hold what was written there ({', '.join(kinds) or 'a table'}): correct it, or move it away.")
-    return d
-
 # %% ../nbs/lib/00_core.ipynb #59f77a71
 @contextmanager
 def locked(
