@@ -1,20 +1,25 @@
-"The pages of the course: every link between them leads somewhere, the map counts what is there, and saved pages are small and quiet."
+"The pages of the course: links lead somewhere, commands exist, hidden cells are hidden, and saved pages are small, quiet and complete."
 import json
 import re
 from pathlib import Path
 
 import pytest
 
-from transfer_course.cli import chapters
+from transfer_course.cli import _parser, chapters
 
 NBS = Path(__file__).resolve().parents[1]/'nbs'
 PAGES = sorted(NBS.glob('*.ipynb'))
+LIBRARY = sorted((NBS/'lib').glob('*.ipynb'))
+SHOWING = re.compile(r'(table|drawn|print|display|Markdown)\(')
 
+def each(paths): return pytest.mark.parametrize('path', paths, ids=lambda p: p.stem)
 def cells(path): return json.loads(path.read_text(encoding='utf-8'))['cells']
-def words(path): return '\n'.join(''.join(c['source']) for c in cells(path) if c['cell_type'] == 'markdown')
+def source(cell): return ''.join(cell['source'])
+def words(path): return '\n'.join(source(c) for c in cells(path) if c['cell_type'] == 'markdown')
+def code(path): return [c for c in cells(path) if c['cell_type'] == 'code']
 def anchors(path): return {re.sub(r'\s+', '-', o.strip()) for o in re.findall(r'^#+ (.+)$', words(path), re.M)}
 
-@pytest.mark.parametrize('path', PAGES, ids=lambda p: p.stem)
+@each(PAGES + LIBRARY)
 def test_links_lead_somewhere(path):
     for target in re.findall(r'\]\(([^)\s]+)\)', words(path)):
         if target.startswith(('http://', 'https://', 'mailto:')): continue
@@ -24,36 +29,34 @@ def test_links_lead_somewhere(path):
         assert to.exists(), f'{path.name} links to {target}, which is not there'
         if anchor: assert anchor in anchors(to), f'{path.name} links to {target}, and {to.name} has no such heading'
 
-@pytest.mark.parametrize('path', PAGES, ids=lambda p: p.stem)
-def test_saved_outputs_are_quiet(path):
-    for c in cells(path):
-        for o in c.get('outputs', []):
-            assert o.get('name') != 'stderr', (path.name, ''.join(c['source'])[:60])
-            assert '<progress' not in json.dumps(o.get('data', {})), (path.name, ''.join(c['source'])[:60])
+@each(PAGES + LIBRARY)
+def test_what_is_saved(path):
+    "No warnings, no bars, and what a cell shows: `make render NB=…` runs a page anew"
+    assert path.stat().st_size < 2*2**20
+    for c in code(path):
+        for o in c['outputs']:
+            assert o.get('name') != 'stderr', source(c)[:60]
+            assert '<progress' not in json.dumps(o.get('data', {})), source(c)[:60]
+        lines = source(c).rstrip().split('\n')
+        directives = {o[2:].split(':')[0].strip() for o in lines if o.startswith('#|')}
+        if directives <= {'echo'} and SHOWING.match(lines[-1]): assert c['outputs'], f'saved without what this cell shows: {lines[0][:80]}'
 
-SHOWING = re.compile(r'(table|drawn|print|display|Markdown)\(')
-
-@pytest.mark.parametrize('path', PAGES + sorted((NBS/'lib').glob('*.ipynb')), ids=lambda p: p.stem)
-def test_what_a_cell_shows_is_saved(path):
-    for c in cells(path):
-        lines = ''.join(c['source']).rstrip().split('\n')
-        said = {o[2:].split(':')[0].strip() for o in lines if o.startswith('#|')} # `#| hide`, `#| real`, `#| eval: false` …
-        if c['cell_type'] == 'code' and said <= {'echo'} and SHOWING.match(lines[-1]):
-            assert c['outputs'], f'{path.name} is saved without what this cell shows: {lines[0][:80]} …; make render NB={path.relative_to(NBS.parent)}'
-
-@pytest.mark.parametrize('name', ['course', 'glossary', 'help', 'own_photos', 'primer', 'when'])
-def test_pages_beside_the_chapters(name):
-    path = NBS/f'{name}.ipynb'
-    assert path.stat().st_size < 2**20
+@each(PAGES)
+def test_pattern_of_a_page(path):
+    "Title and subtitle; one import for all; what a reader need not see is hidden in the notebook's own metadata, where Jupyter looks"
     assert re.match(r'# .+\n\n> .+', words(path))
-    assert any(c.get('outputs') for c in cells(path)), f'{path.name} is saved without its figures: make render NB=nbs/{path.name}'
+    if path.stem != 'index': assert any('from transfer_course.all import *' in source(c) for c in code(path)[:4])
+    for c in code(path):
+        if re.search(r'^#\|\s*hide\b', source(c), re.M): assert c['metadata'].get('jupyter') == dict(source_hidden=True), source(c)[:80]
+
+@each(PAGES)
+def test_commands_exist(path):
+    known = next(o.choices for o in _parser()._actions if o.choices)
+    for command in re.findall(r'(?:^|`|/)transfer_course ([a-z]+)', words(path), re.M): assert command in known, command
 
 def test_the_map_names_the_chapters_that_are_there():
-    saved = json.dumps([c.get('outputs') for c in cells(NBS/'course.ipynb')])
+    saved = json.dumps([c['outputs'] for c in code(NBS/'course.ipynb')])
     for name in chapters(): assert f'_{name}.ipynb)' in saved, f'the map was saved before {name} came: make render NB=nbs/course.ipynb'
 
-@pytest.mark.parametrize('path', PAGES, ids=lambda p: p.stem)
-def test_commands_exist(path):
-    from transfer_course.cli import _parser
-    known = next(o.choices for o in _parser()._actions if o.choices)
-    for command in re.findall(r'(?:^|`|/)transfer_course ([a-z]+)', words(path), re.M): assert command in known, f'{path.name} speaks of `transfer_course {command}`'
+def test_readme_is_short():
+    assert len((NBS.parent/'README.md').read_text(encoding='utf-8').splitlines()) <= 120
