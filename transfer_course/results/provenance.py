@@ -41,7 +41,9 @@ def machine() -> dict: # Processor, kind, cores, threads, memory in GB, GPU's na
                 memory_gb=ram and round(ram), gpu=gpu, system=platform.system())
 
 # %% ../../nbs/lib/21_results.provenance.ipynb #243b3d99
-TRAINING_VERSIONS = {1: 'all'} # version: the roads it changed
+# version: the roads it changed. 2: heads on kept features by fastai's Learner, one linear probe whose C is cross-validated
+TRAINING_VERSIONS = {1: 'all',
+                     2: ('heads', 'bias', 'scratch', 'depths', 'submission', 'second_source', 'gain_from_series', 'gain_from_copies')}
 TRAINING_VERSION = max(TRAINING_VERSIONS)
 
 @dataclass(frozen=True)
