@@ -241,8 +241,8 @@ def _course_notebooks(folder=None) -> dict:
     "The notebooks that readers get, by name: all pages but the README's, and library notebooks with exercises"
     folder = Path(folder or course_path('nbs'))
     pages = {o.name: _read(o) for o in sorted(folder.glob('*.ipynb')) if o.name != 'index.ipynb' and not o.name.startswith('.')}
-    lib = {o.name: _read(o) for o in sorted(folder.glob('lib/*.ipynb')) if '## Exercises' in o.read_text(encoding='utf-8')}
-    return pages | lib
+    lib = {o.name: _read(o) for o in sorted(folder.glob('lib/*.ipynb'))}
+    return pages | {name: nb for name,nb in lib.items() if any(o['source'].startswith('## Exercises') for o in nb['cells'])}
 
 def _linked(nb, names):
     "The notebook with its links to other notebooks kept where those are copied too, and as plain words elsewhere"
