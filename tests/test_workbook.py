@@ -374,7 +374,7 @@ def test_endless_answers(tmp_path, monkeypatch):
     monkeypatch.setattr(w, '_cut_off', lambda: ())
     assert 'this system does not allow to cut it off' in str(ClassReport([], []))
     loop = 'while True:\n try:\n  while True: pass\n except KeyboardInterrupt: pass'
-    ended = w._run(plain(loop=loop, after='1'), tmp_path/'a.ipynb', tmp_path, 15)
+    ended = w._run(plain(loop=loop, after='1'), tmp_path/'a.ipynb', tmp_path, 30)
     assert {i: o[0] for i,o in ended.items()} == dict(setup='ok', loop='time', after='ok')
     e = Exercise(1, 'Loop', ['loop'], 'check')
     assert w._judge(e, dict(loop=['time', '', ''], check=['error', 'NotAnswered', 'no x']), True, [dict(id='check')])[0] == 'timed out'
