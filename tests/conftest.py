@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-if old := os.environ.pop('TRANSFER_COURSE_SHELF', None): os.environ.setdefault('TRANSFER_COURSE_MIRROR', old) # the older name of the same folder
-os.environ.setdefault('HYPOTHESIS_STORAGE_DIRECTORY', str(Path(tempfile.gettempdir())/'hypothesis')) # else it makes a folder in the checkout
+# the older name of the same folder
+if old := os.environ.pop('TRANSFER_COURSE_SHELF', None): os.environ.setdefault('TRANSFER_COURSE_MIRROR', old)
+# else hypothesis makes a folder in the checkout
+os.environ.setdefault('HYPOTHESIS_STORAGE_DIRECTORY', str(Path(tempfile.gettempdir())/'hypothesis'))
 
 def pytest_addoption(parser): parser.addoption('--slow', action='store_true', help='the tests that take minutes too')
 

@@ -35,7 +35,7 @@ def test_the_three_scales():
 
 
 def test_full_without_open_images_says_what_to_do(runs):
-    with pytest.raises(CourseError, match='openimages'): chapter.experiment('full').dataset
+    with pytest.raises(CourseError, match='openimages'): _ = chapter.experiment('full').dataset
 
 
 def test_runs_of_the_course_have_names_of_their_own():

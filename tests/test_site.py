@@ -97,7 +97,8 @@ def test_check_of_the_built_site(tmp_path, monkeypatch):
     from check_site import check_site
     (tmp_path/'lib').mkdir()
     (tmp_path/'a.png').write_bytes(b'png')
-    (tmp_path/'lib'/'b.html').write_text('<h2 id="a-place,-there">B</h2><a href="../a.html">A</a><a href="https://example.org/none">out</a>')
+    links = '<a href="../a.html">A</a><a href="https://example.org/none">out</a>'
+    (tmp_path/'lib'/'b.html').write_text(f'<h2 id="a-place,-there">B</h2>{links}')
     (tmp_path/'a.html').write_text(GOOD)
     assert check_site(tmp_path) == []
     (tmp_path/'a.html').write_text(GOOD + BAD)

@@ -76,7 +76,8 @@ def watch(
     todo,out = list(numbers), []
     while todo:
         read,write = os.pipe()
-        code = f'import os, sys; os.dup2({write}, 3); sys.path.insert(0, {str(TESTS)!r}); import watched; watched._try_all({module!r}, {todo!r})'
+        code = (f'import os, sys; os.dup2({write}, 3); sys.path.insert(0, {str(TESTS)!r}); '
+                f'import watched; watched._try_all({module!r}, {todo!r})')
         p = subprocess.Popen([sys.executable, '-c', code], pass_fds=[write], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         os.close(write)
         done,at,hung = 0, None, False
@@ -91,7 +92,8 @@ def watch(
         os.close(read)
         if at is None and done < len(todo): raise RuntimeError(f'The cases of {module} could not be tried:\n{err[-2000:]}')
         if at is not None:
-            out.append(Outcome(at, f'no word for {hangs} seconds' if hung else f'the process ended with {p.returncode}: {err[-200:]}', True))
+            what = f'no word for {hangs} seconds' if hung else f'the process ended with {p.returncode}: {err[-200:]}'
+            out.append(Outcome(at, what, True))
             done += 1
         todo = todo[done:]
     return out

@@ -90,8 +90,8 @@ class RateOfEpoch(Callback):
     def before_train(self):
         if (lr := self.rate()) is not None: self.opt.set_hyper('lr', lr)
 
-class BatchNormEval(Callback):
-    "Batch norms keep the statistics they came with, while their weights train: what Keras' guide to fine-tuning does with `training=False`"
+class _BatchNorms(Callback):
+    "Sets the mode of some batch norms at the start of each training epoch, once fastai has set that of the whole net"
     order = TrainEvalCallback.order + 1
     def __init__(self,
         layers:nn.Module # With the batch norms in it, such as a body
@@ -99,7 +99,11 @@ class BatchNormEval(Callback):
 
     def before_train(self):
         for m in self.layers.modules():
-            if isinstance(m, nn.modules.batchnorm._BatchNorm): m.eval()
+            if isinstance(m, nn.modules.batchnorm._BatchNorm): self.set_mode(m)
+
+class BatchNormEval(_BatchNorms):
+    "Batch norms keep the statistics they came with, while their weights train: what Keras' guide to fine-tuning does with `training=False`"
+    def set_mode(self, m): m.eval()
 
 class ModelEMA(Callback):
     "Validate and end with an exponential moving average of weights and statistics: timm's `ModelEmaV3`, its decay warmed up"
@@ -150,18 +154,11 @@ def averaged(
         for o in averages: o.swap()
 
 # %% ../../nbs/lib/31_train.callbacks.ipynb #c2cbk001
-class BatchStatistics(Callback):
+class BatchStatistics(_BatchNorms):
     "What a frozen batch norm does in Keras before TensorFlow 2: batch statistics in training, its own in validation, neither changed"
-    order = TrainEvalCallback.order + 1
-    def __init__(self,
-        layers:nn.Module # With the batch norms in it, such as a body
-    ): self.layers = layers
-
-    def before_train(self):
-        for m in self.layers.modules():
-            if isinstance(m, nn.modules.batchnorm._BatchNorm):
-                m.train()
-                m.momentum = 0.
+    def set_mode(self, m):
+        m.train()
+        m.momentum = 0.
 
 # %% ../../nbs/lib/31_train.callbacks.ipynb #918439ad
 class EpochLog(Callback):
