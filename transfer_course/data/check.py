@@ -17,10 +17,10 @@ import numpy as np
 from PIL import Image
 
 from ..core import *
-from ..core import read_table
 from .fetch import *
 from .pictures import read_picture, refuse_bomb, why_unreadable
 from .sets import *
+from .sets import _Aside
 from .splits import *
 
 # %% ../../nbs/lib/16_data.check.ipynb #ee19c800
@@ -143,7 +143,7 @@ class Check:
     def set_aside(self, names:list|None=None) -> Path: # `names` are your own choice; None: as the table decides. Gives the list's file
         "Write the list of pictures that `get_data` leaves out from now on; earlier entries stay, nothing is deleted"
         path = aside_path(self.ds.name, self.ds.path)
-        listed = read_table(path, names=dict)['names'] if path.exists() else {}
+        listed = read_table(path, _Aside)['names'] if path.exists() else {}
         listed |= self._aside() if names is None else {o: 'chosen by hand' for o in names}
         write_json(path, dict(data=self.ds.name, names=dict(sorted(listed.items()))))
         return path

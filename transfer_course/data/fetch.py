@@ -20,11 +20,11 @@ import zipfile
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import TypedDict
 
 import requests
 
 from ..core import *
-from ..core import read_table
 
 # %% ../../nbs/lib/13_data.fetch.ipynb #8734527c
 def data_sets() -> dict: # Name to what `data/datasets.toml` says about it
@@ -137,25 +137,22 @@ def unpack(
 # %% ../../nbs/lib/13_data.fetch.ipynb #96f19007
 class _NotHere(Exception): "A source has nothing, and says why"
 
-def _known_sums(memo):
-    try: return read_table(memo)
-    except CourseError: return {}
-
-def _archive_sha256(path):
-    "SHA-256 of an archive, from memory if size and time of the file have not changed"
-    memo,key = runs_path('data', 'checked.json'), fingerprint(str(path.resolve()))
-    now = dict(file=path.name, stamp=[path.stat().st_size, path.stat().st_mtime_ns])
-    old = _known_sums(memo).get(key)
-    if isinstance(old, dict) and old | now == old and 'sha256' in old: return old['sha256']
-    now['sha256'] = sha256(path)
-    with locked(memo, 'the list of checked archives', timeout=60): write_json(memo, _known_sums(memo) | {key: now})
-    return now['sha256']
+class _About(TypedDict, total=False):
+    "What the JSON beside an archive may say"
+    sha256:str
+    photos:int
+    complete:bool
+    source:str
+    reencoded:str|bool|None
+    recoded:str|bool|None # the older word, which mirrors still hold
+    part:str|None
+    stands_for:str|None
 
 def _about(path):
     "What the JSON beside an archive says"
     beside = path.with_suffix('.json')
-    about = read_table(beside) if beside.exists() else {}
-    if 'recoded' in about: about['reencoded'] = about.pop('recoded') # the older word, which mirrors still hold
+    about = read_table(beside, _About) if beside.exists() else {}
+    if 'recoded' in about: about['reencoded'] = about.pop('recoded')
     return about
 
 def _from_mirror(entry, scale):
@@ -166,7 +163,7 @@ def _from_mirror(entry, scale):
     about = _about(path)
     if scale=='full' and about.get('complete') is False:
         raise _NotHere(f"the mirror has a part only ({about.get('part')}), and scale 'full' needs the whole")
-    found = _archive_sha256(path)
+    found = hash_files([path])[0]
     if about.get('sha256', found) != found:
         raise CourseError(f"{path} has the SHA-256 {found[:12]}…, and the JSON beside it says {about['sha256'][:12]}…: "
                           "the file is damaged or another one. Copy it to the mirror again.")
@@ -176,7 +173,7 @@ def _from_before(entry, scale):
     "What was downloaded before"
     path = runs_path('data', 'archives', entry['archive'])
     if not path.exists(): raise _NotHere('nothing was downloaded before')
-    return path, dict(source='download') | _about(path) | dict(sha256=_archive_sha256(path))
+    return path, dict(source='download') | _about(path) | dict(sha256=hash_files([path])[0])
 
 def _download(entry, source, fetch):
     "Let `fetch` bring a file into a temporary folder, and keep it with a note of its source"

@@ -12,9 +12,9 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict
 
 from ..core import *
-from ..core import read_table
 from .fetch import *
 
 # %% ../../nbs/lib/14_data.sets.ipynb #98008d36
@@ -128,6 +128,10 @@ class DataSet:
         return text + (f"; proxy: {self.info['proxy']}" if self.info.get('proxy') else '')
 
 # %% ../../nbs/lib/14_data.sets.ipynb #67436c85
+class _Aside(TypedDict):
+    "A list of what was set aside"
+    names:dict[str, str] # Name to reason
+
 def aside_path(
     name:str, # A data set's name
     path:Path, # Its folder
@@ -147,7 +151,7 @@ def _refuse_few(path, found, classes):
 def _data_set(name, path, found, credits=None, **about):
     "A `DataSet` from name to (class, bytes), without what was set aside"
     listed = aside_path(name, path)
-    aside = set(read_table(listed, names=dict)['names']) if listed.exists() else set()
+    aside = set(read_table(listed, _Aside)['names']) if listed.exists() else set()
     kept = {o: found[o] for o in sorted(found) if o not in aside}
     labels = {o: label for o,(label,_) in kept.items() if label is not None}
     _refuse_few(path, found, set(labels.values()))
@@ -204,11 +208,15 @@ def _listing(folder, entry, archive):
     root,words = _root(folder), entry.get('classes', {})
     return root, {o: (words.get(label, label), size) for o,(label,size) in _folders(root).items()}
 
+class _Counted(TypedDict):
+    "What was unpacked"
+    pictures:int
+
 def _refuse_changed(folder, archive, about, n):
     "Refuse an unpacked folder that was changed by hand, and an archive that its JSON describes wrongly"
     counted = folder/'.pictures.json'
     if not counted.exists(): write_json(counted, dict(pictures=n))
-    first = read_table(counted, pictures=int)['pictures']
+    first = read_table(counted, _Counted)['pictures']
     if n != first:
         raise CourseError(f"{folder} holds {n:,} pictures where {first:,} were unpacked: some were removed or added by hand. "
                           "Remove that folder, and it will be unpacked again.")
