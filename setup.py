@@ -11,7 +11,7 @@ cfg = cfg['DEFAULT']
 
 def lines(key): return cfg.get(key, '').split()
 
-course, app, dev = lines('course_requirements'), lines('app_requirements'), lines('dev_requirements')
+course, dev = lines('course_requirements'), lines('dev_requirements')
 
 def wanted(path): # Every file is named, so that nothing travels by accident: no hidden files, checkpoints, caches or half-written ones
     return path.is_file() and '.part' not in path.suffixes and not any(o.startswith(('.', '__')) for o in path.parts)
@@ -31,6 +31,7 @@ setup(
     classifiers=['Development Status :: 3 - Alpha', 'Intended Audience :: Science/Research', 'Programming Language :: Python :: 3'],
     packages=[*find_packages(include=['transfer_course', 'transfer_course.*']), *shipped],
     package_dir=shipped, package_data=files, include_package_data=False,
-    install_requires=lines('requirements'), extras_require=dict(course=course, app=app, dev=course + dev),
+    install_requires=lines('requirements'),
+    extras_require=dict(course=course, app=lines('app_requirements'), deploy=lines('deploy_requirements'), dev=course + dev),
     entry_points=dict(console_scripts=lines('console_scripts'), nbdev=[f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]),
     zip_safe=False)

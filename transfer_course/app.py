@@ -11,7 +11,6 @@ import html
 import io
 import os
 import tempfile
-import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,22 +52,6 @@ class Neighbours:
 
 # %% ../nbs/lib/75_app.ipynb #672cfa2c
 _MOST = 4000 # training photos that are looked at: at 1 to 40 ms each on two cores, three minutes at worst
-
-def training_photos(
-    run:Run, # Finished
-    folder:str|Path|None=None, # Where the photos are, if they are your own
-) -> DataSet: # A `CourseError` says why they are not here
-    "The photos a run was trained on, where they are on this machine"
-    name = run.data.name
-    if folder: return get_data(Path(folder).expanduser().resolve())
-    if name.startswith('own:'):
-        raise CourseError(f"The run was trained on a folder '{name[4:]}', and runs keep no paths: give it with `--data FOLDER`.")
-    if name.startswith('sample-'): return get_data(name.removeprefix('sample-'), 'sample')
-    archive = data_sets().get(name, {}).get('archive')
-    places = [mirror_path('archives', archive), runs_path('data', 'archives', archive)] if archive else []
-    if places and not any(o and o.exists() for o in places):
-        raise CourseError(f"The photos of {name} are not on this machine: `transfer_course data {name}` fetches them.")
-    return get_data(name, 'quick')
 
 def find_neighbours(
     run:Run, # Finished
@@ -132,46 +115,24 @@ class Classifier:
         return probs, body.stored.float().mean((2,3))[0].cpu().numpy() if self.neighbours else None
 
 # %% ../nbs/lib/75_app.ipynb #b1efc77d
-def _describe(run) -> str:
-    "What a run's net is, and how good: two sentences"
-    score,part = (run.test, 'test') if run.test else (run.valid, 'validation')
-    lo,hi = (round(100*o) for o in score.interval)
-    return (f"{run.net} ({run.arm}), trained on {run.data.split.train:,} photos at {run.config.size} px. "
-            f"It was right on {score.correct:,} of {score.n:,} {part} photos: {100*score.acc:.0f} % (95 %: {lo} to {hi} %).")
-
-def _exported(path):
-    "A learner from its file"
-    from fastai.learner import load_learner  # late, as above
-    if not path.is_file(): raise CourseError(f"There is no exported learner {path}.")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', UserWarning) # about pickles: the text above has it
-            learn = load_learner(path)
-        _ = learn.dls.vocab
-    except Exception as e: # a pickle fails in any way it likes
-        raise CourseError(f"{path} can't be loaded as a learner with classes ({type(e).__name__}: {str(e)[:80]}). "
-                          "`transfer_course export RUN` writes one.") from None
-    learn.remove_cbs([cb for cb in learn.cbs if type(cb).__name__ == 'ProgressCallback'])
-    return learn
-
 def open_classifier(
-    name:str, # A run's name, a path to its JSON, or an exported learner (.pkl): open only one that you trust
+    name:str|None=None, # As for `open_net`
     folder:str|Path|None=None, # Where the training photos are, if they are your own
     most:int=_MOST, # Training photos to keep
 ) -> Classifier: # Without neighbours where the photos are not here
     "A net by name, with its training photos"
-    if str(name).endswith('.pkl'):
+    net = open_net(name)
+    if not isinstance(net, Run):
         why = 'An exported learner does not know which photos it was trained on.'
-        return Classifier(_exported(Path(name)), f'The exported learner {Path(name).name}.', None, why)
-    run = find_run(str(name))
-    if run.config.target == 'text':
-        raise CourseError(f"{run.name} reads texts, and this page shows classes: "
-                          f"`transfer_course predict {run.name} picture.jpg` reads one.")
-    learn = load_learner_of(run)
-    try: return Classifier(learn, _describe(run), find_neighbours(run, learn, folder, most))
+        return Classifier(net, f'The exported learner {Path(name).name}.', None, why)
+    if net.config.target == 'text':
+        raise CourseError(f"{net.name} reads texts, and this page shows classes: "
+                          f"`transfer_course predict {net.name} picture.jpg` reads one.")
+    learn = learner_of(net)
+    try: return Classifier(learn, describe(net), find_neighbours(net, learn, folder, most))
     except CourseError as e:
         if folder: raise
-        return Classifier(learn, _describe(run), None, str(e))
+        return Classifier(learn, describe(net), None, str(e))
 
 # %% ../nbs/lib/75_app.ipynb #bfa1abe2
 _STYLE = """<style>
