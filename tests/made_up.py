@@ -9,6 +9,8 @@ from transfer_course.results.provenance import Code
 from transfer_course.results.store import (
     DataInfo,
     Epoch,
+    Normalization,
+    Numerics,
     Run,
     Score,
     SplitInfo,
@@ -35,7 +37,7 @@ def a_run(acc=.9, seed=0, arm='pretrained', n=813, official=True, size=192, per_
     info = DataInfo(**dict(name='x', split=SplitInfo('article', 100, n, 50, '0'*12)) | (data or {}))
     d = dict(chapter='x', name=config.name(arm, seed), arm=arm, seed=seed, status='finished', config=config, arch='torchvision:resnet18',
              classes=CLASSES, weights=RANDOM if arm=='random' else WeightsInfo('imagenet', 'mirror', official),
-             data=info, numerics=dict(train='fp32'), normalize=dict(mean=(.5,), std=(.5,)), machine=dict(gpu=None),
+             data=info, numerics=Numerics(), normalize=Normalization((.5,)*3, (.5,)*3), machine=dict(gpu=None),
              epochs=(an_epoch(seconds=9.), an_epoch(1, phase=1)), valid=a_score(acc, n), seconds=40., code=Code('0'*12, False, 1))
     return Run(**d | changes)
 

@@ -15,14 +15,13 @@ from kills import forked  # sets one thread, before torch is imported
 warnings.filterwarnings('ignore')
 import filelock  # noqa: F401  all that a child would import
 import pandas  # noqa: F401
-import torch
 
 from transfer_course.core import CourseError, sha256
 from transfer_course.data.splits import split_by_hash
 from transfer_course.data.synthetic import make_pictures
 from transfer_course.results.config import Schedule
 from transfer_course.results.store import ExternalTest, Run, load_external_tests, read_run, save, save_predictions, score
-from transfer_course.train.loop import Experiment
+from transfer_course.train.loop import Experiment, _checkpoint, _load_tensors, _save_tensors
 
 ROOT = Path(sys.argv[1])
 make_pictures(ROOT/'shapes', n=48, size=40)
@@ -94,11 +93,10 @@ found['stopped'] = [killed_after(0, meet)]
 the_run().path.write_text(the_run().path.read_text()[:300])
 found['stopped'].append(run := killed_after(1))
 found['stopped'] = [(r.status, len(r.epochs)) for r in found['stopped']]
-checkpoint = run.path.with_name(f'{run.name}.checkpoint.pth')
-state = torch.load(checkpoint, weights_only=False)
-old = Run.from_dict(state['run'])
-state['run'] = replace(old, code=replace(old.code, commit='0'*12, dirty=False)).to_dict()
-torch.save(state, checkpoint)
+tensors, words = _load_tensors(_checkpoint(run), run)
+old = Run.from_dict(words['run'])
+words['run'] = replace(old, code=replace(old.code, commit='0'*12, dirty=False)).to_dict()
+_save_tensors(_checkpoint(run), tensors, **words)
 run = to_end()
 found |= dict(killed=numbers(run), dirty=run.code.dirty)
 print(json.dumps(found))

@@ -103,9 +103,9 @@ def test_a_damaged_checkpoint_is_told_by_name(shapes, runs):
     exp = experiment(shapes, arms=('random',), schedule=Schedule.one_cycle(2))
     def stop(run, row): raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt): exp.run_one('random', 0, log=stop)
-    checkpoint, = (runs/'own').glob('*.checkpoint.pth')
+    checkpoint, = (runs/'own').glob('*.checkpoint.safetensors')
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    with pytest.raises(CourseError, match='checkpoint.pth is damaged .*--fresh'): exp.run_one('random', 0, resume=True)
+    with pytest.raises(CourseError, match='checkpoint.safetensors is damaged .*--fresh'): exp.run_one('random', 0, resume=True)
 
 def test_weights_that_are_not_the_runs_own(through):
     whole = through.weights_path.read_bytes()

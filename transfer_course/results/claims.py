@@ -580,7 +580,7 @@ def roads(
     c = record.config
     settings = {f.name for f in fields(c) if getattr(c, f.name) != f.default} # such as `ema`
     policies = {p.policy for p in c.schedule.phases}
-    return {kind, record.arm, c.target, c.opt, c.head, record.numerics.get('train')} | settings | policies
+    return {kind, record.arm, c.target, c.opt, c.head, record.numerics.train} | settings | policies
 
 def stale(
     own:bool=False, # The reader's own results too

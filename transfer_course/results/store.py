@@ -17,7 +17,7 @@ import warnings
 from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
@@ -33,6 +33,7 @@ from .provenance import *
 Natural = Annotated[int, msgspec.Meta(ge=0)]
 Rate = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 @dataclass(frozen=True)
 class SplitInfo:
@@ -70,6 +71,33 @@ class WeightsInfo:
     official:bool # Are these the published weights, unchanged?
     sha256:str|None=None # Of the file
     what:str='' # More about them, in a sentence
+
+Precision = Literal['fp32', 'bf16']
+
+@dataclass(frozen=True)
+class Numerics:
+    "Precision and memory format of training and evaluation: one choice for all arms of an experiment"
+    train:Precision='fp32'
+    evaluate:Precision='fp32'
+    channels_last:bool=False
+    why:str='single precision everywhere'
+
+    def runs_well_on(self, kind:str) -> bool: # False where bfloat16 would be emulated
+        "Does this choice suit a processor of that kind?"
+        return kind != 'plain' or 'bf16' not in (self.train, self.evaluate)
+
+Channels = tuple[float, float, float]
+
+@dataclass(frozen=True)
+class Normalization:
+    "What is taken off the pictures' channels, in [0,1], and what they are divided by"
+    mean:Channels
+    std:tuple[Positive, Positive, Positive]
+
+# What a net may be told besides its name. Libraries take more, such as `checkpoint_path`, a file that older ones unpickle
+NetOption = Literal['pad_type', 'bn_eps', 'bn_momentum', 'aux_logits', 'transform_input', 'img_size', 'window_size', 'dynamic_img_size',
+                    'drop_rate', 'drop_path_rate']
+NetOptions = dict[NetOption, bool|int|float|str|tuple[int, int]]
 
 @dataclass(frozen=True)
 class Epoch:
@@ -121,9 +149,9 @@ class Run:
     classes:tuple[str, ...] # In the order of the net's outputs
     weights:WeightsInfo
     data:DataInfo
-    numerics:dict[str, str|bool] # Precision and memory format, and why
-    normalize:dict[str, tuple[float, ...]] # mean and std of the channels
-    arch_kwargs:dict=field(default_factory=dict) # What the net had to be told
+    numerics:Numerics # Precision and memory format, and why
+    normalize:Normalization # Of the photos
+    arch_kwargs:NetOptions=field(default_factory=dict) # What the net had to be told
     length:Natural|None=None # Texts: characters of each
     machine:dict=field(default_factory=dict)
     versions:dict[str, str]=field(default_factory=dict)
@@ -225,7 +253,7 @@ def _example_run(arm='pretrained', seed=0, **changes):
     info = DataInfo('flowers', split=SplitInfo('article', 20, 10, 4, '0'*12))
     d = dict(chapter='flowers', name=config.name(arm, seed), arm=arm, seed=seed, status='running', config=config,
              arch='torchvision:resnet18', classes=('daisy', 'rose'), weights=WeightsInfo('imagenet', 'mirror', True), data=info,
-             numerics=dict(train='fp32'), normalize=dict(mean=(.5,), std=(.5,)))
+             numerics=Numerics(), normalize=Normalization((.5,)*3, (.5,)*3))
     return Run(**d | changes)
 
 # %% ../../nbs/lib/22_results.store.ipynb #467fb181

@@ -214,26 +214,32 @@ class EpochLog(Callback):
 # %% ../../nbs/lib/31_train.callbacks.ipynb #32a27927
 def training_state(
     learn:Learner # Between two epochs
-) -> dict: # What `torch.save` can hold
+) -> dict: # Nested lists and dicts of what JSON can hold, and of tensors
     "Everything that decides how training goes on"
-    generators = dict(python=random.getstate(), numpy=np.random.get_state(), torch=torch.get_rng_state(),
+    kind,keys,*rest = np.random.get_state()
+    generators = dict(python=random.getstate(), numpy=[kind, keys.tolist(), *rest], torch=torch.get_rng_state(),
                       cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None)
     averages = [o.ema.module.state_dict() for o in learn.cbs.filter(risinstance(ModelEMA)) if o.ema]
     return dict(model=learn.model.state_dict(), opt=learn.opt.state_dict(), loaders=[dl.rng.getstate() for dl in learn.dls.loaders],
                 averages=averages, **generators)
 
+def _set_python_state(generator, state):
+    "Restore one of Python's generators, which wants tuples where JSON has lists"
+    version,numbers,gauss = state
+    generator.setstate((version, tuple(numbers), gauss))
+
 def restore_training_state(
     learn:Learner, # Made as the first time, and frozen or unfrozen as it was
-    state:dict # As from `training_state`
+    state:dict # As from `training_state`; tuples may have become lists
 ):
     "Put a learner, and the generators around it, back where they were"
     learn.model.load_state_dict(state['model'])
     if learn.opt is None: learn.create_opt()
     opt = to_device(copy.deepcopy(state['opt']), one_param(learn.model).device) # it may have begun on another kind of device
     learn.opt.load_state_dict(opt)
-    for o,average in zip(learn.cbs.filter(risinstance(ModelEMA)), state.get('averages', []), strict=False): o.average = average
-    for dl,o in zip(learn.dls.loaders, state['loaders'], strict=False): dl.rng.setstate(o)
-    random.setstate(state['python'])
+    for o,average in zip(learn.cbs.filter(risinstance(ModelEMA)), state['averages'], strict=False): o.average = average
+    for dl,o in zip(learn.dls.loaders, state['loaders'], strict=True): _set_python_state(dl.rng, o)
+    _set_python_state(random, state['python'])
     np.random.set_state(state['numpy'])
     torch.set_rng_state(state['torch'])
     if state['cuda'] and torch.cuda.is_available(): torch.cuda.set_rng_state_all(state['cuda'])

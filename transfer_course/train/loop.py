@@ -11,17 +11,17 @@ import json
 import re
 import sys
 import time
+import zlib
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from fastai.vision.all import CancelFitException, Learner, risinstance
+from fastai.vision.all import CancelFitException, L, Learner, risinstance
 from fastcore.basics import patch
 from safetensors import safe_open
-from safetensors.torch import load_file
 from safetensors.torch import save as tensors_as_bytes
 
 from ..core import *
@@ -29,7 +29,7 @@ from ..data.sets import *
 from ..data.splits import *
 from ..results.config import *
 from ..results.store import *
-from ..results.store import WeightsInfo
+from ..results.store import Normalization, WeightsInfo
 from .callbacks import *
 from .chars import *
 from .features import *
@@ -38,18 +38,60 @@ from .numerics import *
 from .precompute import *
 
 # %% ../../nbs/lib/37_train.loop.ipynb #38cf36c1
-def _checkpoint(run:Run) -> Path: return run.path.with_name(f'{run.name}.checkpoint.pth')
+def _checkpoint(run:Run) -> Path: return run.path.with_name(f'{run.name}.checkpoint.safetensors')
 def _best(run:Run) -> Path: return run.path.with_name(f'{run.name}.best.safetensors')
+
+def _checksum(tensors:dict, words:dict) -> str:
+    "Of a file's tensors and words"
+    n = zlib.crc32(json.dumps(words).encode())
+    for k,v in sorted(tensors.items()): n = zlib.crc32(v.flatten().view(torch.uint8).numpy(), zlib.crc32(k.encode(), n))
+    return str(n)
+
+def _save_tensors(path:Path, tensors:dict, **words):
+    "Tensors in a safetensors file, with words of JSON beside them"
+    tensors = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k,v in tensors.items()}
+    about = json.dumps(words | dict(checksum=_checksum(tensors, words))) # one entry: safetensors writes several in any order
+    with atomic(path, sync=False) as tmp: # safetensors' `save_file` makes a temporary file of its own, which a kill would leave
+        tmp.write_bytes(tensors_as_bytes(tensors, dict(about=about)))
+
+def _load_tensors(path:Path, run:Run) -> tuple: # (tensors, words)
+    "What `_save_tensors` wrote; a damaged file is a `CourseError`"
+    try:
+        with safe_open(path, 'pt') as f: tensors,found = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {} # noqa: SIM118
+        if 'about' not in found: return tensors, {k: json.loads(v) for k,v in found.items()} # an older version wrote no checksum
+        words = json.loads(found['about'])
+        if words.pop('checksum', None) != _checksum(tensors, words): raise ValueError('its checksum does not fit')
+        return tensors, words
+    except (MemoryError, PermissionError): raise
+    except Exception as e: raise _damaged(path, run, e) from None
+
+def _damaged(path:Path, run:Run, why) -> CourseError: # To be raised by the caller
+    "The error for a file that can't be used"
+    return CourseError(f"{path} is damaged ({' '.join(str(why).split())[:200] or type(why).__name__}): --fresh runs {run.name} anew.")
+
+def _take_apart(o, tensors:dict): # What JSON can hold
+    "A nested state without its tensors, which go to `tensors` under a number"
+    if isinstance(o, torch.Tensor):
+        tensors[k := str(len(tensors))] = o
+        return dict(tensor=k)
+    if isinstance(o, dict): return {k: _take_apart(v, tensors) for k,v in o.items()}
+    if isinstance(o, (list, tuple, L)): return [_take_apart(v, tensors) for v in o]
+    return o
+
+def _put_together(o, tensors:dict):
+    "The state that was taken apart, with lists where it had tuples"
+    if isinstance(o, list): return [_put_together(v, tensors) for v in o]
+    if not isinstance(o, dict): return o
+    return tensors[o['tensor']] if o.keys() == {'tensor'} else {k: _put_together(v, tensors) for k,v in o.items()}
 
 def _clear(run:Run):
     "Remove what only an unfinished run needs"
     for p in (_checkpoint(run), _best(run)): p.unlink(missing_ok=True)
 
-def _save_weights(learn, path:Path, classes):
-    "A net's tensors, with the classes of its outputs"
-    tensors = {k: v.detach().cpu().contiguous() for k,v in learn.model.state_dict().items()}
-    with atomic(path, sync=False) as tmp: # safetensors' `save_file` makes a temporary file of its own, which a kill would leave
-        tmp.write_bytes(tensors_as_bytes(tensors, dict(classes=json.dumps(list(classes)))))
+def _epochs_since_best(run:Run) -> int:
+    "Epochs since validation accuracy was best for the first time"
+    acc = [e.valid_acc for e in run.epochs]
+    return len(acc)-1-acc.index(max(acc))
 
 class KeepRun(EpochLog):
     "Keeps a run after each epoch: its row, the best weights, a checkpoint; ends it where patience has run out"
@@ -80,25 +122,19 @@ class KeepRun(EpochLog):
     def _keep(self, _, row):
         self.add(row)
         run = self.record
-        if run.config.checkpoint == 'best' and self.epochs_since_best == 0:
-            with averaged(self.whole): _save_weights(self.whole, _best(run), run.classes)
-        state = dict(training_state(self.whole), run=run.to_dict())
-        with atomic(_checkpoint(run), sync=False) as tmp: torch.save(state, tmp)
+        if run.config.checkpoint == 'best' and not _epochs_since_best(run):
+            with averaged(self.whole): _save_tensors(_best(run), self.whole.model.state_dict(), epoch=len(run.epochs)-1)
+        tensors = {}
+        _save_tensors(_checkpoint(run), tensors, state=_take_apart(training_state(self.whole), tensors), run=run.to_dict())
         save(run)
         self.log(run, run.epochs[-1])
         if self.is_over: raise CancelFitException
 
     @property
-    def epochs_since_best(self) -> int:
-        "Epochs since validation accuracy was best for the first time"
-        acc = [e.valid_acc for e in self.record.epochs]
-        return len(acc)-1-acc.index(max(acc))
-
-    @property
     def is_over(self) -> bool:
         "Has patience run out? Read off the epochs, so that a resumed run stops where the other would"
         patience = self.record.config.patience
-        return bool(patience and self.record.epochs and self.epochs_since_best >= patience)
+        return bool(patience and self.record.epochs and _epochs_since_best(self.record) >= patience)
 
     def rows_of_phase(self) -> list:
         "Epochs of the phase at work"
@@ -130,9 +166,13 @@ class Trained:
             keep.start(i)
             worker = self.prepare(learn, phase)
             keep.note_parameters(parameter_table(worker.model)['trainable'])
-            if state and keep.record.epochs[-1].phase == i: restore_training_state(learn, state)
+            if state and keep.record.epochs[-1].phase == i: _restore(learn, state, keep.record)
             if not keep.is_over: _fit_phase(worker, phase, keep)
             for o in learn.cbs.filter(risinstance(ModelEMA)): o.settle()
+
+def _restore(learn, state:dict, run:Run):
+    try: restore_training_state(learn, state)
+    except Exception as e: raise _damaged(_checkpoint(run), run, e) from None
 
 class Frozen(Trained):
     "The body stays as it is, and runs once for all epochs"
@@ -269,8 +309,8 @@ class Experiment:
         config = replace(self.config, bs=min(self.config.bs, len(split.train)))
         length = len(ds.labels[split.train[0]]) if config.target == 'text' else None
         return new_run(self.chapter, config, arm, seed, ds.info, split, self.weights_for(arm).to_dict(), arch=self.full_arch,
-                       classes=tuple(ds.classes), numerics=asdict(choose_numerics(self.full_arch)), arch_kwargs=w.kwargs,
-                       normalize=dict(mean=tuple(w.mean), std=tuple(w.std)), length=length)
+                       classes=tuple(ds.classes), numerics=choose_numerics(self.full_arch), arch_kwargs=w.kwargs,
+                       normalize=Normalization(tuple(w.mean), tuple(w.std)), length=length)
 
 # %% ../../nbs/lib/37_train.loop.ipynb #bdc50030
 @patch
@@ -284,7 +324,7 @@ def learner(self:Experiment,
     dls = picture_loaders(self.dataset, split, config.size, config.bs, config.method, target=target_block(run), batch_tfms=flip)
     if config.method == 'squish': # cropping and padding are random in training
         dls = dls.decoded([self.dataset.path/n for n in self.dataset.names]) # all arms, seeds and splits share them
-    learn = transfer_learner(dls, run.arch, self.found_weights, arm.load, arm.head(config), Numerics(**run.numerics),
+    learn = transfer_learner(dls, run.arch, self.found_weights, arm.load, arm.head(config), run.numerics,
                              opt_func=OPTIMIZERS[config.opt], wd=config.wd)
     if config.class_weights or config.smoothing: learn.add_cb(TrainingLoss(self._class_weights(split), config.smoothing))
     if config.ema: learn.add_cb(ModelEMA(config.ema))
@@ -310,27 +350,27 @@ def _difference(old:Run, new:Run) -> str|None: # In words
     if a and b and a != b: found.append('set of weights')
     return found[0] if found else None
 
-def _read_checkpoint(run:Run) -> dict:
-    "The state of training after the last whole epoch, and the run as it was then"
-    device = None if torch.cuda.is_available() else 'cpu' # begun on a GPU, it can be read without one
-    try: return torch.load(_checkpoint(run), map_location=device, weights_only=False)
-    except Exception as e:
-        why = ' '.join(str(e).split())[:200] or type(e).__name__
-        raise CourseError(f"{_checkpoint(run)} is damaged ({why}): --fresh runs {run.name} anew.") from None
+def _read_checkpoint(new:Run) -> tuple: # (Run, training state)
+    "The run as it was after its last whole epoch, and the state of training"
+    tensors,words = _load_tensors(_checkpoint(new), new)
+    try:
+        run = Run.from_dict(words['run'])
+        if run.name != new.name or not run.epochs: raise ValueError('it belongs to another run')
+        return run, _put_together(words['state'], tensors)
+    except Exception as e: raise _damaged(_checkpoint(new), new, e) from None
 
-def _stored(new:Run) -> tuple: # (Run or None, training state or None)
-    "A run as it is on disk"
+def _stored(new:Run, resume:bool) -> tuple: # (Run or None, training state or None)
+    "A run as it is on disk; its checkpoint is opened for resuming only"
     old,there = None, _checkpoint(new).exists()
     try: old = read_run(new.path) if new.path.exists() else None
     except CourseError: # the checkpoint knows all that a damaged JSON knew
         if not there: raise
     if not there or old and old.status == 'finished': return old, None # killed right after its end, it is finished all the same
-    state = _read_checkpoint(new)
-    return Run.from_dict(state.pop('run')), state
+    return _read_checkpoint(new) if resume else (old or new, None)
 
 def _begin(new:Run, resume:bool) -> tuple: # (Run, training state or None)
     "The run to work on: a new one, a finished one, or one to go on with"
-    old,state = _stored(new)
+    old,state = _stored(new, resume)
     if not old: return new, None
     if differs := _difference(old, new):
         raise CourseError(f"The run {new.name} is there with another {differs} than asked for now: --fresh runs it anew, and the old one "
@@ -340,7 +380,7 @@ def _begin(new:Run, resume:bool) -> tuple: # (Run, training state or None)
         raise CourseError(f"The run {new.name} was stopped after {len(old.epochs)} of {new.config.schedule.epochs} epochs: "
                           "--resume goes on with it, --fresh starts it anew.")
     if not state: return new, None
-    if not Numerics(**old.numerics).runs_well_on(processor_kind()):
+    if not old.numerics.runs_well_on(processor_kind()):
         raise CourseError(f"The run {new.name} was begun in bfloat16, which this processor emulates, thirty times slower: "
                           "--fresh runs it anew in single precision.")
     if old.code != new.code: # two versions of the code made it: no commit makes it again
@@ -384,11 +424,17 @@ def _train(self:Experiment, run:Run, state:dict|None, log) -> Run:
         _arm(run.arm).train(self, learn, keep, state)
         return self._finish(learn, replace(keep.record, peak_memory_mb=peak_memory_mb()))
 
+def _load_best(learn, run:Run):
+    "The weights of the best epoch; without them the run can't be finished"
+    tensors,words = _load_tensors(_best(run), run)
+    if words.get('epoch') != len(run.epochs)-1 - _epochs_since_best(run): raise _damaged(_best(run), run, 'it is of another epoch')
+    learn.model.load_state_dict(tensors)
+
 @patch
 def _finish(self:Experiment, learn, run:Run) -> Run:
     "Keep the chosen epoch, its weights and its predictions; the checkpoint is no longer needed"
-    if run.config.checkpoint == 'best' and _best(run).exists(): learn.model.load_state_dict(load_file(_best(run)))
-    _save_weights(learn, run.weights_path, run.classes)
+    if run.config.checkpoint == 'best' and _epochs_since_best(run): _load_best(learn, run)
+    _save_tensors(run.weights_path, learn.model.state_dict(), classes=run.classes)
     names = self.split_for(run.seed).valid
     run = finish(run, _predictions(learn, self.dataset, run, 'valid', names, learn.dls.valid))
     _clear(run)
@@ -419,8 +465,8 @@ def _forget(run:Run):
 # %% ../../nbs/lib/37_train.loop.ipynb #47b99ad6
 def require_weights(
     run:Run # Finished
-):
-    "A `CourseError` where a run's weights are missing or are of other classes"
+) -> dict: # Name to tensor
+    "The weights of a run's net; a `CourseError` where they are missing, damaged or of other classes"
     path = run.weights_path
     if not path.exists():
         what = '--data FOLDER' if run.chapter == 'own' else run.chapter
@@ -428,28 +474,24 @@ def require_weights(
         raise CourseError(f"The weights of {run.name} are not on this machine: results that came with the course hold none. "
                           f"`transfer_course run {what} --scale {run.scale} --arch {run.net}{f' --epochs {epochs[0]}' if epochs else ''} "
                           "--fresh` trains it here.")
-    try:
-        with safe_open(path, 'pt') as f: kept = (f.metadata() or {}).get('classes')
-    except Exception as e:
-        raise CourseError(f"{path} is damaged ({' '.join(str(e).split())[:200]}): run {run.name} again with --fresh.") from None
-    if kept and tuple(json.loads(kept)) != run.classes:
-        raise CourseError(f"{path} tells {', '.join(json.loads(kept))} apart, and {run.name} knows {', '.join(run.classes)}: the file "
+    tensors,words = _load_tensors(path, run)
+    if (kept := words.get('classes')) and tuple(kept) != run.classes:
+        raise CourseError(f"{path} tells {', '.join(map(str, kept))} apart, and {run.name} knows {', '.join(run.classes)}: the file "
                           "belongs to another run.")
+    return tensors
 
 def load_learner_of(
     run:Run # Finished, its weights beside it
 ) -> Learner:
     "The trained learner of a run, ready to predict"
-    require_weights(run)
-    config,numerics = run.config, Numerics(**run.numerics)
-    if not numerics.runs_well_on(processor_kind()): numerics = choose_numerics(run.arch)
-    weights = Weights('random', 'run', False, list(run.normalize['mean']), list(run.normalize['std']), kwargs=run.arch_kwargs)
+    tensors = require_weights(run)
+    config = run.config
+    numerics = run.numerics if run.numerics.runs_well_on(processor_kind()) else choose_numerics(run.arch)
+    weights = Weights('random', 'run', False, list(run.normalize.mean), list(run.normalize.std), kwargs=run.arch_kwargs)
     dls = empty_loaders(list(run.classes), config.size, config.method, target_block(run))
     learn = transfer_learner(dls, run.arch, weights, False, _arm(run.arm).head(config), numerics)
-    try: learn.model.load_state_dict(load_file(run.weights_path))
-    except Exception as e:
-        raise CourseError(f"{run.weights_path} is damaged, or of another net ({' '.join(str(e).split())[:200]}): run {run.name} again with "
-                          "--fresh.") from None
+    try: learn.model.load_state_dict(tensors)
+    except RuntimeError as e: raise _damaged(run.weights_path, run, e) from None
     learn.remove_cbs([cb for cb in learn.cbs if type(cb).__name__ == 'ProgressCallback'])
     return learn
 
