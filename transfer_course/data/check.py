@@ -50,7 +50,7 @@ def _examine(path, decode=False):
             seen |= dict(size=im.size, mode=im.mode, turned='exif' in im.info and im.getexif().get(0x0112, 1) != 1)
             whole = not decode and _ends_well(data, im.format)
         if not whole: read_picture(io.BytesIO(data))
-    except Exception as e: seen['fault'] = why_unreadable(e, len(data)) # Pillow's readers raise many kinds of errors
+    except Exception as e: seen['fault'] = why_unreadable(e, data[:16]) # Pillow's readers raise many kinds of errors
     return seen
 
 def _row(problem, name, detail, score=0, group='', decision='keep'):

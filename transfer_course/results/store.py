@@ -58,6 +58,7 @@ class DataInfo:
     proxy:str|None=None # What it is, where other photos take the place of the article's
     fingerprint:str|None=None # Of the photos
     set_aside:Natural|None=None # Photos left out after a check
+    values:tuple[float, float]|None=None # That are black and white in pictures with more than 8 bits
     style:dict|None=None # How pictures made by program look
     drawn_by:int|None=None # Version of the program that drew them
     alphabet:str|None=None # Characters of the texts on them

@@ -18,6 +18,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ..core import *
 from ..data.captchas import *
+from ..data.pictures import PICTURE_ENDINGS
 from ..data.sets import *
 from ..data.splits import *
 from ..results.report import *
@@ -110,7 +111,7 @@ def text_data(
     labels = _texts_of_table(folder/table, names) if table else {o: Path(o).stem for o in names}
     info = dict(name=f'own:{folder.name}', source='own folder', photos=len(names), complete=True, set_aside=0) | about
     info['alphabet'] = _check_texts(folder, labels, alphabet)
-    info['fingerprint'] = fingerprint(sorted((n, t, (folder/n).stat().st_size) for n,t in labels.items()))
+    info['fingerprint'] = fingerprint(sorted(zip(labels, labels.values(), hash_files([folder/n for n in labels]), strict=True)))
     return TextSet(info['name'], folder, names, {o: labels[o] for o in names}, info)
 
 def split_texts(

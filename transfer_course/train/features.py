@@ -23,6 +23,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from threadpoolctl import threadpool_limits
 
 from ..core import *
+from ..data.pictures import *
 from ..data.splits import *
 from ..results.store import *
 from .cache import *
@@ -88,11 +89,12 @@ def learner_features(
     return {k: x[rows] for k,x in zip(layers, parts, strict=False)} if layers else parts[0][rows]
 
 # %% ../../nbs/lib/36_train.features.ipynb #d0a76e33
-def _body_learner(classes, arch, size, weights, scale):
+def _body_learner(ds, names, arch, size, weights, scale):
     "A learner whose body has the weights it came with; the same random ones each time"
     with fork_rng():
         seed_everything(0)
-        return transfer_learner(empty_loaders(classes, size, 'squish'), arch, weights, head='avg', scale=scale)
+        dls = empty_loaders(ds.classes, size, 'squish', values=value_range([ds.path/o for o in names]))
+        return transfer_learner(dls, arch, weights, head='avg', scale=scale)
 
 def features(
     ds, # A `DataSet`
@@ -105,7 +107,8 @@ def features(
     layers:list|None=None, # As for `pooled_features`
 ) -> np.ndarray|dict: # (photos, features), single precision; for `layers` a dict from each to such an array
     "A body's features: computed once for the whole data set, so that all splits share one pass"
-    learn,names = _body_learner(ds.classes, arch, size, weights, scale), list(names)
+    names = list(names)
+    learn = _body_learner(ds, names, arch, size, weights, scale)
     whole = ds.names if set(names) <= set(ds.names) else sorted(set(names))
     place = {o: i for i,o in enumerate(whole)}
     rows,found = [place[o] for o in names], learner_features(learn, ds, whole, layers, mirrored)
@@ -290,7 +293,8 @@ def imagenet_opinion(
     size:int=128, # Pixels of a side
 ) -> Tensor: # (pictures, 1000) probabilities
     "What EfficientNet-Lite0 takes pictures for with the classifier it came with: nothing is trained"
-    weights,dls = find_weights('timm:tf_efficientnet_lite0', scale='sample'), empty_loaders(ds.classes, size, 'squish')
+    weights = find_weights('timm:tf_efficientnet_lite0', scale='sample')
+    dls = empty_loaders(ds.classes, size, 'squish', values=value_range([ds.path/o for o in names]))
     net = timm.create_model('tf_efficientnet_lite0')
     load_weights(net, read_tensors(weights.path))
     net.eval()

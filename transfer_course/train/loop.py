@@ -25,6 +25,7 @@ from safetensors import safe_open
 from safetensors.torch import save as tensors_as_bytes
 
 from ..core import *
+from ..data.pictures import *
 from ..data.sets import *
 from ..data.splits import *
 from ..results.config import *
@@ -306,9 +307,10 @@ class Experiment:
     def new_run(self, arm:str, seed:int) -> Run: # Nothing is written
         "A run that has not begun"
         split,w,ds = self.split_for(seed), self.found_weights, self.dataset
+        info = ds.info | dict(values=value_range([ds.path/o for o in self._split.train])) # one for all seeds
         config = replace(self.config, bs=min(self.config.bs, len(split.train)))
         length = len(ds.labels[split.train[0]]) if config.target == 'text' else None
-        return new_run(self.chapter, config, arm, seed, ds.info, split, self.weights_for(arm).to_dict(), arch=self.full_arch,
+        return new_run(self.chapter, config, arm, seed, info, split, self.weights_for(arm).to_dict(), arch=self.full_arch,
                        classes=tuple(ds.classes), numerics=choose_numerics(self.full_arch), arch_kwargs=w.kwargs,
                        normalize=Normalization(tuple(w.mean), tuple(w.std)), length=length)
 
@@ -321,7 +323,8 @@ def learner(self:Experiment,
     arm,config,split = _arm(run.arm), run.config, self.split_for(run.seed)
     seed_everything(run.seed)
     flip = [FlipBatch()] if config.augment == 'flip' else None
-    dls = picture_loaders(self.dataset, split, config.size, config.bs, config.method, target=target_block(run), batch_tfms=flip)
+    dls = picture_loaders(self.dataset, split, config.size, config.bs, config.method, target=target_block(run), batch_tfms=flip,
+                          values=run.data.values)
     if config.method == 'squish': # cropping and padding are random in training
         dls = dls.decoded([self.dataset.path/n for n in self.dataset.names]) # all arms, seeds and splits share them
     learn = transfer_learner(dls, run.arch, self.found_weights, arm.load, arm.head(config), run.numerics,
@@ -488,7 +491,7 @@ def load_learner_of(
     config = run.config
     numerics = run.numerics if run.numerics.runs_well_on(processor_kind()) else choose_numerics(run.arch)
     weights = Weights('random', 'run', False, list(run.normalize.mean), list(run.normalize.std), kwargs=run.arch_kwargs)
-    dls = empty_loaders(list(run.classes), config.size, config.method, target_block(run))
+    dls = empty_loaders(list(run.classes), config.size, config.method, target_block(run), run.data.values)
     learn = transfer_learner(dls, run.arch, weights, False, _arm(run.arm).head(config), numerics)
     try: learn.model.load_state_dict(tensors)
     except RuntimeError as e: raise _damaged(run.weights_path, run, e) from None

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['HEADS', 'OPTIMIZERS', 'find_arch', 'Weights', 'find_weights', 'read_tensors', 'load_weights', 'make_body',
-           'dense_layers', 'make_head', 'count_features', 'create_model', 'parameter_table', 'Photo', 'class_of',
-           'LabelOf', 'picture_loaders', 'empty_loaders', 'test_loader', 'transfer_learner']
+           'dense_layers', 'make_head', 'count_features', 'create_model', 'parameter_table', 'Photo', 'OpenPhoto',
+           'PhotoBlock', 'class_of', 'LabelOf', 'picture_loaders', 'empty_loaders', 'test_loader', 'transfer_learner']
 
 # %% ../../nbs/lib/32_train.models.ipynb #2e3ecd42
 import warnings
@@ -269,10 +269,24 @@ def parameter_table(
 class Photo(PILImage):
     "fastai's picture, opened with EXIF rotation applied and transparency on white"
     @classmethod
-    def create(cls, fn:Path|str|Tensor|np.ndarray|bytes|Image.Image, **kwargs): # fastai reads off these types what `predict` may be given
-        "Open `fn` as `data.open_picture` does; what is no file goes fastai's way"
-        if not isinstance(fn, (str, Path)): return super().create(fn, **kwargs)
-        return cls(open_picture(fn))
+    def create(cls, fn:Path|str|Tensor|np.ndarray|bytes|Image.Image, values=None, **kwargs):
+        "Open `fn` as `open_picture` does; fastai reads off its types what `predict` may be given"
+        if isinstance(fn, TensorImage): fn = fn.permute(1, 2, 0) # channels first
+        return cls(open_picture(fn.cpu().numpy() if isinstance(fn, Tensor) else fn, values=values))
+
+class OpenPhoto(Transform):
+    "From whatever `predict` may be given to a `Photo`, with one range of values for all pictures"
+    input_types = Path, str, bytes, np.ndarray, Tensor, Image.Image
+    def __init__(self, values:tuple|None=None): # As for `open_picture`
+        super().__init__()
+        self.values = values
+    def encodes(self, o:Path|str|bytes|np.ndarray|Tensor|Image.Image): return Photo.create(o, self.values)
+
+def PhotoBlock(
+    values:tuple|None=None # Of pictures with more than 8 bits, as from `value_range`
+) -> TransformBlock: # For a `DataBlock`
+    "fastai's `ImageBlock` for photos as people have them"
+    return TransformBlock(type_tfms=OpenPhoto(values), batch_tfms=IntToFloatTensor)
 
 def class_of(
     name # A path whose folder is the class
@@ -295,13 +309,15 @@ def picture_loaders(
     num_workers:int|None=None, # None: none on a CPU, where training needs the cores itself; up to 8 with a GPU
     target:TransformBlock|None=None, # What a label becomes; None: one of the data set's classes
     batch_tfms=None, # Of training batches, such as `FlipBatch()`
+    values:tuple|None=None, # Of pictures with more than 8 bits; None: read off the training part
 ) -> DataLoaders: # Train and valid; `train` shuffled with its own generator
     "fastai's `DataBlock` over the names of a split. Seed before calling: the loaders draw their generators here"
     device = device or get_device()
     if num_workers is None: num_workers = 0 if device == 'cpu' else min(8, os.cpu_count())
     names = [*split.train, *split.valid]
     valid = range(len(split.train), len(names))
-    block = DataBlock(blocks=(ImageBlock(Photo), target or CategoryBlock(vocab=ds.classes)), splitter=IndexSplitter(valid),
+    values = values or value_range([ds.path/n for n in split.train])
+    block = DataBlock(blocks=(PhotoBlock(values), target or CategoryBlock(vocab=ds.classes)), splitter=IndexSplitter(valid),
                       get_y=LabelOf(ds.path, ds.labels), item_tfms=Resize(size, method=method), batch_tfms=batch_tfms)
     bs = min(bs, len(split.train))
     return block.dataloaders([ds.path/n for n in names], bs=bs, num_workers=num_workers, device=torch.device(device))
@@ -311,6 +327,7 @@ def empty_loaders(
     size:int|tuple, # As in `picture_loaders`
     method:str, # As in `picture_loaders`
     target:TransformBlock|None=None, # As in `picture_loaders`
+    values:tuple|None=None, # As in `picture_loaders`
 ) -> DataLoaders: # No photos in it; its `test_dl` prepares any
     "Loaders for a net that only predicts: the transforms without the data"
     if isinstance(size, list): size = tuple(size) # as JSON gives it
@@ -319,7 +336,7 @@ def empty_loaders(
         p = Path(d)/label/'blank.png'
         p.parent.mkdir()
         Image.new('RGB', (8,8)).save(p)
-        block = DataBlock(blocks=(ImageBlock(Photo), target or CategoryBlock(vocab=classes)), splitter=IndexSplitter([1]),
+        block = DataBlock(blocks=(PhotoBlock(values), target or CategoryBlock(vocab=classes)), splitter=IndexSplitter([1]),
                           get_y=class_of, item_tfms=Resize(size, method=method))
         dls = block.dataloaders([p, p], bs=64, num_workers=0, device=torch.device(get_device()))
     return dls.new_empty()
