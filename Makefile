@@ -61,7 +61,7 @@ gpu: $(STAMP)
 	$(BIN)/transfer_course run flowers --scale quick --arch resnet18 --seeds 3 --resume --commit
 
 runs: $(STAMP)
-	@$(BIN)/transfer_course runs
+	@$(BIN)/transfer_course runs --missing
 
 check: $(STAMP)
 	@$(SYNC)

@@ -7,16 +7,20 @@ __all__ = ['chapters', 'find_chapter', 'main']
 
 # %% ../nbs/lib/80_cli.ipynb #4b0a7f47
 import argparse
+import contextlib
 import importlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 import warnings
 from itertools import groupby
 from pathlib import Path
 
+from . import __version__
 from .core import *
 
 # %% ../nbs/lib/80_cli.ipynb #28fb260e
@@ -33,11 +37,21 @@ def find_chapter(
 
 def _seeds(text) -> tuple:
     "`3` for the seeds 0, 1, 2; `0,4` for these two; `4,` for that one"
-    try: seeds = tuple(int(o) for o in text.removesuffix(',').split(',')) if ',' in text else tuple(range(int(text)))
-    except ValueError: seeds = ()
-    if not seeds or min(seeds) < 0:
-        raise CourseError(f"--seeds {text} names no seeds: give how many (3), or which (0,4 or 4,).")
-    return seeds
+    try: given = [int(o) for o in text.removesuffix(',').split(',')]
+    except ValueError: given = []
+    seeds = given if ',' in text else range(min(given[0], 1000)) if given else ()
+    if not seeds or min(seeds) < 0 or max(given) >= 2**32:
+        raise CourseError(f"--seeds {text[:30]} names no seeds: give how many (3), or which (0,4 or 4,); each is below 2³².")
+    return tuple(seeds)
+
+def _number(reads, least, most):
+    "How argparse reads a number within bounds"
+    def read(text):
+        value = reads(text)
+        if not least <= value <= most: raise argparse.ArgumentTypeError(f'{text[:20]}: give {least} to {most}')
+        return value
+    read.__name__ = 'number'
+    return read
 
 # %% ../nbs/lib/80_cli.ipynb #3b6a0e75
 _commands = {} # name -> (function, function that adds the options to a parser)
@@ -56,8 +70,11 @@ def _command(*options):
 def _underscored(name): return name.replace('-', '_') # `dogs-vs-cats` will do
 
 _RUN = _arg('run', help='its name, or its JSON')
+_NET = _arg('run', nargs='?', help="a run's name or JSON, a folder from `export`, or an exported learner (.pkl: only one that you trust, "
+            "since it may execute anything); your best run by validation accuracy if not given")
+_DATA = _arg('--data', metavar='FOLDER', help='where the training photos are, if they are your own')
 _ONE_CHAPTER = _arg('chapter', nargs='?', type=_underscored, help='this chapter only')
-_SCALE = _arg('--scale', help=' | '.join(SCALES))
+_SCALE = _arg('--scale', help=f"{' | '.join(SCALES)} (default: quick)")
 _COMMIT = _arg('--commit', action='store_true', help="add the results to the course's own")
 
 # %% ../nbs/lib/80_cli.ipynb #b9472a1f
@@ -103,7 +120,7 @@ def _with_settings(parser):
 
 @_command(_arg('chapter', nargs='?', type=_underscored, help='such as flowers'),
           _arg('--data', metavar='FOLDER', help='your own photos: a folder for each class'), _with_settings,
-          _arg('--epochs', type=int, help='epochs of the last phase of the schedule'),
+          _arg('--epochs', type=_number(int, 1, 100_000), help='epochs of the last phase of the schedule'),
           _arg('--seeds', help='how many (3), or which (0,4 or 4,)'),
           _arg('--resume', action='store_true', help='continue runs that were stopped'),
           _arg('--fresh', action='store_true', help='train again what is there'), _COMMIT)
@@ -145,11 +162,26 @@ def _finish(chapter, exp, done, commit_them):
         if commit_them: commit(r)
         chapter.finish(r, commit_them)
 
-@_command(_ONE_CHAPTER, _arg('--list', action='store_true', help='only list them'),
-          _arg('--stale', action='store_true', help='also those that a later training version concerns'), _COMMIT)
+def _list_runs(chapter):
+    "One line a run, the reader's own first"
+    from transfer_course.results.store import _chapters, load_runs
+    for own in True, False:
+        names = [o for o in _chapters(own) if chapter in (None, o)]
+        runs = [r for o in names for r in load_runs(o, own=own, committed=not own)]
+        print(f"{'Your own' if own else 'Of the course'}: {len(runs)} runs{':' if runs else '.'}")
+        for r in runs:
+            scores = [f'{part} {100*o.acc:.1f} % of {o.n:,}' for part,o in (('validation', r.valid), ('test', r.test)) if o]
+            print(f"  {r.chapter:14} {r.name}   {', '.join(scores) or r.status}")
+
+@_command(_ONE_CHAPTER, _arg('--missing', action='store_true', help="train the course's runs that are missing, and make its studies"),
+          _arg('--list', action='store_true', help='with --missing or --stale: only list them'),
+          _arg('--stale', action='store_true', help='the same, and results that a later training version concerns'), _COMMIT)
 def _runs(args):
-    "Work through all runs of the course that are missing"
+    "List the runs there are; with --missing, work through those of the course that are not"
     from transfer_course.results.claims import stale
+    if not (args.missing or args.stale):
+        if args.commit or args.list: raise CourseError("`transfer_course runs` lists what there is: add --missing or --stale.")
+        return _list_runs(args.chapter)
     again = {(Path(o.file).parent.name, o.name) for o in stale()} if args.stale else set()
     for name in [args.chapter] if args.chapter else chapters():
         chapter = find_chapter(name)
@@ -167,6 +199,14 @@ def _runs(args):
             if not args.list: chapter.run_study(study, args.commit)
 
 # %% ../nbs/lib/80_cli.ipynb #97f8e7cc
+def _where(entry) -> str:
+    "Where a data set comes from, and whether it is on this machine"
+    archive = entry.get('archive', 'none')
+    here = any(o and o.exists() for o in (mirror_path('archives', archive), runs_path('data', 'archives', archive)))
+    source = next((o for o in ('kaggle', 'competition', 'url') if o in entry), None)
+    source = {'url': 'download', 'competition': 'Kaggle, rules to accept', 'kaggle': 'Kaggle', None: 'mirror'}[source]
+    return f"{'here' if here else 'not here'} ({source}{'; sample: here' if 'sample' in entry else ''})"
+
 @_command(_arg('name', nargs='?', help='a data set, or a folder; none lists them'), _SCALE,
           _arg('--check', action='store_true', help='look for damaged, odd and duplicate pictures'),
           _arg('--set-aside', action='store_true', help='leave out what the check found; nothing is deleted'))
@@ -176,8 +216,9 @@ def _data(args):
     from transfer_course.data.fetch import data_sets
     from transfer_course.data.sets import get_data
     if not args.name:
-        for name,entry in data_sets().items(): print(f"{name:20} {entry['title']}")
-        return
+        for name,entry in data_sets().items():
+            print(f"{name:24} {_where(entry):42} {entry['title']}")
+        return print("\nThe first word is for `transfer_course data NAME`, which fetches what is not here.")
     ds = get_data(args.name, get_scale(args.scale or 'quick'))
     classes = f"{len(ds.classes)} classes ({', '.join(ds.classes)})"
     print(f"{ds.name}: {len(ds.names)} pictures of {classes}, from {ds.info['source']}; {ds.path}")
@@ -209,24 +250,58 @@ def _claims(args):
     elif args.stale: print('\n'.join(map(str, rows)) or 'Every committed result was made by the training that is here.')
     else: print(board_text(rows))
 
-@_command(_RUN, _arg('pictures', nargs='+', metavar='PICTURE'))
+def _open(name):
+    "A net by name; which one was chosen is told"
+    from transfer_course.train.predict import open_net
+    net = open_net(name)
+    if name is None: print(f'With {net.name}, your best run by validation accuracy.', file=sys.stderr)
+    return net
+
+def _is_picture(name) -> bool:
+    "Does the first word of `predict` name pictures, and no net?"
+    path = Path(name)
+    return path.exists() and path.suffix not in ('.pkl', '.json') and not (path.is_dir() and any(path.glob('*.weights.safetensors')))
+
+@_command(_NET, _arg('pictures', nargs='+', metavar='PATH', help='pictures, and folders of pictures'),
+          _arg('--csv', metavar='FILE', help='write a table too'))
 def _predict(args):
-    "Classify pictures with a run's net"
-    from transfer_course.results.store import find_run
-    from transfer_course.train.predict import predict
-    for o in predict(find_run(args.run), args.pictures):
+    "Classify pictures with a run's net; the status is 1 if some could not be used"
+    from transfer_course.train.predict import find_pictures, predict
+    if args.run and _is_picture(args.run): args.run,args.pictures = None, [args.run, *args.pictures]
+    net = _open(args.run)
+    found = predict(net, find_pictures(args.pictures))
+    for o in found:
+        if 'error' in o: continue
         chars = '  '.join(f'{c} {p:.2f}' for c,p in o.get('chars', ()))
         print(f"{o['pred']:15} {o['confidence']:.3f}  {chars}{'  '*bool(chars)}{o['picture']}")
+    if args.csv:
+        classes = next((list(o['probs']) for o in found if 'probs' in o), [])
+        columns = 'picture', 'pred', 'confidence', 'error'
+        write_csv(args.csv, [(*columns, *classes), *([*(o.get(k, '') for k in columns), *o.get('probs', {}).values()] for o in found)])
+    errors = [o['error'] for o in found if 'error' in o]
+    if errors: print(f'{len(errors)} of {len(found)} could not be used:', *errors, sep='\n  ', file=sys.stderr)
+    return 1 if errors else 0
 
-@_command(_RUN, _arg('file', nargs='?', help='where to; beside the run if not given'))
+@_command(_NET, _arg('picture'), _arg('--class', dest='label', metavar='NAME', help='explain this class; the likeliest if not given'),
+          _arg('--out', metavar='FILE', help='where to; explained.png if not given', default='explained.png'))
+def _explain(args):
+    "Draw which region of a picture decided"
+    from transfer_course.train.explain import explain
+    drawn = explain(_open(args.run), args.picture, args.label)
+    with atomic(args.out) as tmp: drawn.save(tmp)
+    print(args.out)
+
+@_command(_NET, _arg('path', nargs='?', help='a folder; or a file .pkl for fastai; a folder beside the run if not given'),
+          _arg('--onnx', action='store_true', help='with an ONNX file and a program that needs no torch'), _DATA)
 def _export(args):
-    "Write a run's net as a learner that loads in a fresh process"
-    from transfer_course.results.store import find_run
+    "Write a run's net to take along: weights, run and model card, which load without executing anything"
     from transfer_course.train.predict import export
-    path = export(find_run(args.run), args.file)
-    print(f"{path}\n\nfrom fastai.learner import load_learner\nlearn = load_learner('{path.name}')\nlearn.predict('photo.jpg')")
+    path = export(_open(args.run), args.path, args.onnx, args.data)
+    if path.suffix != '.pkl': return print(f'{path}\n\ntransfer_course predict {path} PHOTO.jpg')
+    print(f"{path}\n\nfrom fastai.learner import load_learner\nlearn = load_learner('{path.name}')\nlearn.predict('photo.jpg')\n\n"
+          "This is a pickle: loading it executes what is in it, so people must trust you. A folder in place of the file is safe to load.")
 
-@_command(_arg('--clean', nargs='?', type=float, const=0, metavar='DAYS',
+@_command(_arg('--clean', nargs='?', type=_number(float, 0, 1e6), const=0, metavar='DAYS',
                help='remove what was not used for that many days; all if no number is given'),
           _arg('--check', action='store_true', help='read all, and remove what is damaged'))
 def _cache(args):
@@ -238,9 +313,7 @@ def _cache(args):
         print(f'{n} caches removed, {size/1e9:.2f} GB.')
     print(cache_text())
 
-@_command(_arg('run', help='its name, its JSON, or an exported learner (.pkl)'),
-          _arg('--data', metavar='FOLDER', help='where the training photos are, if they are your own'),
-          _arg('--port', type=int, help='7860 or the next free one if not given'))
+@_command(_NET, _DATA, _arg('--port', type=_number(int, 1, 65535), help='7860 or the next free one if not given'))
 def _app(args):
     "Open a page where photos are dropped: class, confidence, nearest training photos"
     from transfer_course.app import serve
@@ -287,7 +360,7 @@ def _submit(args):
 @_command(_arg('folder', help='for your copies; with --check, one that holds a folder for each student'),
           _arg('--answers', action='store_true', help='with solutions: for instructors'),
           _arg('--check', action='store_true', help='run the exercises of every student'),
-          _arg('--minutes', type=float, default=20, help='time for one notebook of one student (20)'),
+          _arg('--minutes', type=_number(float, .1, 1e5), default=20, help='time for one notebook of one student (20)'),
           _arg('--csv', metavar='FILE', help='write the results of --check to a table too'))
 def _workbook(args):
     "Write copies of the notebooks to work in, or bring them up to date; check a class's"
@@ -303,11 +376,13 @@ def _parser(name=None) -> argparse.ArgumentParser:
     "The parser of the command line; only the command `name` gets its options, since those of `run` take a moment"
     about = 'A workbook on transfer learning: run its experiments, judge its claims, use it on your own photos.'
     p = argparse.ArgumentParser(prog='transfer_course', description=about)
+    p.add_argument('--version', action='version', version=f'transfer_course {__version__}')
     sub = p.add_subparsers(required=True, metavar='COMMAND')
     for command,(f,options) in _commands.items():
         older = {} if command == 'shelf' else dict(help=f.__doc__) # without help it is not listed
         c = sub.add_parser(command, description=f.__doc__, **older)
         c.set_defaults(f=f)
+        c.add_argument('--debug', action='store_true', help='show the traceback of a fault')
         for add in options if name in (None, command) else (): add(c)
     return p
 
@@ -316,23 +391,80 @@ def _how_to_go_on(args) -> str:
     if args.f is not _run: return 'the same command continues'
     return f"the same command with --resume{' in place of --fresh'*args.fresh} continues"
 
-def main(
-    argv=None # None: the command line's
-) -> int: # The exit status: 0 well, 2 a foreseeable fault, 130 stopped by hand
-    "The command `transfer_course`"
-    argv = sys.argv[1:] if argv is None else argv
-    args = _parser(next((o for o in argv if o in _commands), '')).parse_args(argv)
-    warnings.filterwarnings('ignore', message='.*torch.jit.script.*', category=FutureWarning)
-    try: args.f(args)
-    except CourseError as e:
-        print(f'transfer_course: {e}', file=sys.stderr)
-        return 2
-    except BrokenPipeError: # the reader of a pipe, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _refuse_odd(argv):
+    "Words that no file and no name can be"
+    for o in argv:
+        if '\0' in o or len(os.fsencode(o)) > 4096: raise CourseError(f"'{o[:40]}…' is no file's name: too long, or with a NUL.")
+        if o.startswith('~') and os.path.expanduser(o) == o: raise CourseError(f"There is no user as in '{o}': give a path.")
+
+_MEMORY = "Memory ran out. Take fewer photos at once (--bs) or smaller ones (--size), or close other programs."
+
+def _sentence(e) -> str|None:
+    "A fault of the machine or of a file in words; None: a fault of ours, whose traceback is wanted"
+    text = ' '.join(str(e).split())[:200]
+    if isinstance(e, CourseError): return str(e)
+    if isinstance(e, MemoryError) or re.search("out of memory|can't allocate memory", text): return _MEMORY
+    if isinstance(e, OSError):
+        return f"{e.filename or 'The system'}: {e.strerror or text}. Make room, get the right to it, or name another place."
+    if isinstance(e, UnicodeError): return f"A name or a text is not in UTF-8 ({text}): rename the file, or save it as UTF-8."
+    if re.search('PytorchStreamWriter|inline_container', text): return f"A file could not be written whole ({text}): make room on the disk."
+
+_CONTROL = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]')
+
+class _Plain:
+    "A stream for people: a control character in a name comes out as \\x1b, and does nothing"
+    def __init__(self, stream):
+        self.stream = stream or open(os.devnull, 'w') # Python has None for an output that was closed
+        if hasattr(self.stream, 'reconfigure'): self.stream.reconfigure(errors='backslashreplace')
+    def __getattr__(self, name): return getattr(self.stream, name)
+    def write(self, text): return self.stream.write(_CONTROL.sub(lambda m: ascii(m[0])[1:-1], text))
+
+@contextlib.contextmanager
+def _ended_by_signals():
+    "SIGTERM and SIGHUP end the command as an exception does, so that temporary files go"
+    def stop(number, frame): raise SystemExit(128+number)
+    main_thread = threading.current_thread() is threading.main_thread()
+    caught = [o for o in (getattr(signal, o, None) for o in ('SIGTERM', 'SIGHUP')) if o and main_thread]
+    before = {o: signal.signal(o, stop) for o in caught if signal.getsignal(o) == signal.SIG_DFL} # `nohup` ignores SIGHUP
+    try: yield
+    finally:
+        for o,handler in before.items(): signal.signal(o, handler)
+
+def _let_go():
+    "Where standard output takes nothing more, Python's own last attempt goes nowhere"
+    try: sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError, ValueError): os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+def _call(argv) -> int:
+    "A command's status"
+    args = None
+    try:
+        _refuse_odd(argv)
+        args = _parser(next((o for o in argv if o in _commands), '')).parse_args(argv)
+        status = args.f(args) or 0
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt:
         print(f'\nStopped. What is finished is kept; {_how_to_go_on(args)}.', file=sys.stderr)
         return 130
-    return 0
+    except BrokenPipeError: # the reader of a pipe, such as `head`, has seen enough
+        if args.f in (_run, _runs): print(f'Stopped: nobody reads the output any more; {_how_to_go_on(args)}.', file=sys.stderr)
+        return 141
+    except Exception as e:
+        if args and args.debug or not (words := _sentence(e)): raise
+        print(f'transfer_course: {words}', file=sys.stderr)
+        return 2
+    finally: _let_go()
+
+def main(
+    argv=None # None: the command line's
+) -> int: # The exit status: 0 well, 1 some pictures could not be used, 2 a foreseeable fault, 130 stopped by hand, 141 output closed
+    "The command `transfer_course`"
+    warnings.filterwarnings('ignore', message='.*torch.jit.script.*', category=FutureWarning)
+    out,err = _Plain(sys.stdout), _Plain(sys.stderr)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _ended_by_signals():
+        return _call([str(o) for o in (sys.argv[1:] if argv is None else argv)])
 
 # %% ../nbs/lib/80_cli.ipynb #0ab52eee
 #| eval: false

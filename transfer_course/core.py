@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['SCALES', 'printable', 'CourseError', 'nearest', 'unknown', 'course_path', 'results_path', 'runs_path', 'say_once',
-           'mirror_path', 'short_name', 'sweep', 'atomic', 'write_json', 'read_json', 'read_table', 'locked', 'sha256',
-           'in_stripes', 'short_arch', 'fingerprint', 'content_hash', 'hash_files', 'get_scale', 'seed_everything',
-           'fork_rng', 'get_device', 'processor_kind', 'progress', 'require_gpu', 'at_hand']
+           'mirror_path', 'short_name', 'sweep', 'atomic', 'write_json', 'write_csv', 'read_json', 'read_table',
+           'locked', 'sha256', 'in_stripes', 'short_arch', 'fingerprint', 'content_hash', 'hash_files', 'get_scale',
+           'seed_everything', 'fork_rng', 'get_device', 'processor_kind', 'progress', 'require_gpu', 'at_hand']
 
 # %% ../nbs/lib/00_core.ipynb #659a8c4b
+import csv
 import difflib
 import errno
 import functools
@@ -186,6 +187,17 @@ def write_json(
     with atomic(path) as tmp:
         tmp.write_text(json.dumps(obj, indent=1, ensure_ascii=False)+'\n', encoding='utf-8')
 
+def write_csv(
+    path:str|Path, # File to write, atomically
+    rows # Of values, the names of the columns first
+):
+    "Write a table for a spreadsheet, which must not take a text for a formula: that one gets an apostrophe in front"
+    def cell(value):
+        text = ''.join(o if o.isprintable() else ' ' for o in str(value))
+        return f"'{text}" if isinstance(value, str) and text.lstrip().startswith(('=', '+', '-', '@')) else text
+    with atomic(path) as tmp, open(tmp, 'w', newline='', encoding='utf-8-sig') as f: # Excel wants the mark at the beginning
+        csv.writer(f).writerows([cell(o) for o in row] for row in rows)
+
 def read_json(
     path:str|Path # File to read
 ): # What the file holds
@@ -205,7 +217,6 @@ def read_table(
     try: return msgspec.convert(read_json(path), kind)
     except msgspec.ValidationError as e:
         raise CourseError(f"{path} does not hold what was written there ({e}): correct it, or move it away.") from None
-
 
 # %% ../nbs/lib/00_core.ipynb #59f77a71
 @contextmanager

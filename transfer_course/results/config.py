@@ -156,7 +156,7 @@ def _at_least(least): return lambda o: None if o is None or o >= least else f'gi
 def _decay(o): return None if 0 <= o < 1 else 'it lies between 0 (none) and 1, such as 0.99'
 def _sides(o): return list(o) if isinstance(o, tuple) else o
 def _size_name(o): return f'{o[1]}x{o[0]}px' if isinstance(o, tuple) else f'{o}px'
-def _positive(o): return None if all(k > 0 for k in (o if isinstance(o, tuple) else [o])) else 'give pixels, such as 192'
+def _pixels(o): return None if all(0 < k <= 4096 for k in (o if isinstance(o, tuple) else [o])) else 'give 1 to 4096 pixels, such as 192'
 
 # %% ../../nbs/lib/20_results.config.ipynb #a7a22aa5
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +165,7 @@ class Config:
     scale:str = setting('quick', 'data and epochs together', str, always=True, choices=SCALES, option=str)
     arch:str = setting(MISSING, 'a net by the name that timm or torchvision gives it', short_arch, option=str)
     weights:str = setting('imagenet', 'imagenet, random, a tag on the mirror, or a file', lambda o: f'.{Path(o).stem}', option=str)
-    size:int|tuple[int, int] = setting(192, 'pixels of a side; in code also (height, width)', _size_name, always=True, check=_positive,
+    size:int|tuple[int, int] = setting(192, 'pixels of a side; in code also (height, width)', _size_name, always=True, check=_pixels,
                                        option=int, condition=_sides)
     schedule:Schedule = setting(MISSING, 'phases and learning rates', lambda o: o.name, condition=lambda o: getattr(o, 'name', o))
     per_class:int|None = setting(None, 'train on that many photos of each class', lambda o: f'n{o}', check=_at_least(1), option=int,
@@ -239,8 +239,10 @@ def add_options(
         about = f.metadata
         if not about['option']: continue
         reads = dict(action='store_true') if about['option'] is bool else dict(type=about['option'])
-        among = f" ({' | '.join(about['choices'])})" if about['choices'] else ''
-        parser.add_argument(f"--{f.name.replace('_', '-')}", default=None, help=about['help'].replace('%', '%%') + among, **reads)
+        among = [' | '.join(about['choices'])] if about['choices'] else []
+        if f.default not in (MISSING, None, False, ''): among.append(f"default: the chapter's, or {f.default}")
+        words = about['help'] + f" ({'; '.join(among)})"*bool(among)
+        parser.add_argument(f"--{f.name.replace('_', '-')}", default=None, help=words.replace('%', '%%'), **reads)
 
 def given_options(
     args, # What argparse read

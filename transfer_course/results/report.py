@@ -517,7 +517,7 @@ def drawn(
 ): # What `draw` gives, or a sentence
     "Draw committed runs, or say that they are not there yet"
     from IPython.display import Markdown  # late, as above
-    missing = '*These runs are not committed yet: `transfer_course runs` makes what is missing, and this cell draws it.*'
+    missing = '*These runs are not committed yet: `transfer_course runs --missing` makes what is missing, and this cell draws it.*'
     if not runs: return Markdown(missing)
     res = draw(runs, *args, **kwargs)
     if isinstance(res, plt.Figure): plt.close(res) # a cell shows what it returns, and pyplot would show it again

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TensorChars', 'EncodeChars', 'CharsBlock', 'show_results', 'TextSet', 'text_data', 'split_texts', 'captcha_data',
            'CaptchaStream', 'char_accuracy', 'text_accuracy', 'WorstPlace', 'AttentionHead', 'prepared',
-           'read_pictures', 'attention_maps', 'target_block']
+           'read_pictures', 'target_block']
 
 # %% ../../nbs/lib/35_train.chars.ipynb #968feda0
 from dataclasses import asdict
@@ -230,21 +230,6 @@ def read_pictures(
     model = learn.model.eval()
     def probabilities(xb): return model(prepared(learn, xb)).float().softmax(-1).cpu()
     with torch.inference_mode(): return torch.cat([probabilities(o) for o in pictures.split(bs)])
-
-def attention_maps(
-    learn:Learner, # Reads texts; its body is `learn.model[0]`
-    pictures:Tensor, # (n, 3, height, width) uint8
-) -> Tensor: # (n, places, h, w), each scaled so that its largest value is 1
-    "What the prediction for each place rests on, on the body's last map: gradient times features, summed over features"
-    body,head = learn.model.eval()
-    with torch.no_grad(): features = body(prepared(learn, pictures))
-    features = features.detach().requires_grad_()
-    best = head(features).max(-1).values # (n, places)
-    def evidence(place):
-        gradient, = torch.autograd.grad(best[:, place].sum(), features, retain_graph=True)
-        return (gradient*features).sum(1).clamp_min(0)
-    maps = torch.stack([evidence(k) for k in range(best.shape[1])], 1).detach()
-    return maps/maps.amax((2, 3), keepdim=True).clamp_min(1e-9)
 
 # %% ../../nbs/lib/35_train.chars.ipynb #268c0b0c
 def target_block(
