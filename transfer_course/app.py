@@ -231,6 +231,7 @@ def heading_html(
 
 # %% ../nbs/lib/75_app.ipynb #d08cdcd8
 _AT_ONCE = 24 # photos that are answered together
+_LARGEST = 50<<20 # bytes of a photo
 
 def _gradio():
     "Gradio, or a sentence"
@@ -238,6 +239,17 @@ def _gradio():
         import gradio  # late: an optional package
     except ImportError: raise CourseError("The page needs Gradio, which is not installed: pip install 'transfer_course[app]'") from None
     return gradio
+
+class _OwnPageOnly:
+    "Refuses what a page from elsewhere sends to this one: its `Origin` is another, or the `Host` is no name of this machine"
+    def __init__(self, app): self.app = app
+    async def __call__(self, scope, receive, send):
+        sent = {k: v.decode('latin-1') for k,v in scope.get('headers', ())}
+        host,origin = sent.get(b'host', ''), sent.get(b'origin', '')
+        own = host.partition(':')[0] in ('127.0.0.1', 'localhost') and origin in ('', f'http://{host}')
+        if own or scope['type'] != 'http': return await self.app(scope, receive, send)
+        await send(dict(type='http.response.start', status=403, headers=[]))
+        await send(dict(type='http.response.body', body=b'Only the page itself may send photos.'))
 
 def build_app(
     net:Classifier # What predicts
@@ -260,11 +272,13 @@ def build_app(
 
 def _launch(gr, page, port):
     "Open the page for this machine alone"
+    from starlette.middleware import Middleware  # late: it comes with Gradio
     # fonts of the system: the theme's own would be fetched
     look = gr.themes.Default(font=['system-ui', 'sans-serif'], font_mono=['ui-monospace', 'monospace'])
     try:
         page.launch(server_name='127.0.0.1', server_port=port, share=False, quiet=True, prevent_thread_lock=True, theme=look,
-                    footer_links=[], run_history=False, ssr_mode=False, show_error=True)
+                    footer_links=[], run_history=False, ssr_mode=False, show_error=True, max_file_size=_LARGEST,
+                    app_kwargs=dict(middleware=[Middleware(_OwnPageOnly)]))
     except (OSError, OverflowError) as e:
         tried = port or '7860 and those after it'
         raise CourseError(f"The page could not be opened at port {tried} ({e}): name another one with --port.") from None
@@ -284,4 +298,5 @@ def serve(
         page = build_app(net)
         _launch(gr, page, port)
         print(f'{page.local_url}   (Ctrl-C ends it)', flush=True)
-        page.block_thread()
+        try: page.block_thread()
+        finally: page.close()

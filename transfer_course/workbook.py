@@ -8,7 +8,6 @@ __all__ = ['NotYet', 'NotAnswered', 'expect', 'reader_copy', 'Exercise', 'exerci
 
 # %% ../nbs/lib/70_workbook.ipynb #7d2c12ba
 import contextlib
-import csv
 import dis
 import functools
 import importlib
@@ -222,17 +221,22 @@ def _with_ids(nb):
         _text(cell)
     return nb
 
+_LARGEST = 100<<20 # bytes of a notebook
+
 def _read(path):
     "A notebook with an id for each cell; where it can't be read, a `CourseError` says why"
-    nbformat = _jupyter('nbformat')
+    nbformat,path = _jupyter('nbformat'), Path(path)
+    if path.exists() and not path.is_file() or path.is_file() and path.stat().st_size > _LARGEST:
+        raise CourseError(f"{path} is no notebook that can be read: it is no plain file, or has more than {_LARGEST>>20} MB.")
     try:
-        text = Path(path).read_text(encoding='utf-8')
-        if not any(o.get('id') for o in json.loads(text)['cells']):
+        nb = json.loads(path.read_text(encoding='utf-8-sig'))
+        if not any(o.get('id') for o in nb['cells']):
             raise CourseError(f"{path} has cells without ids: the program that saved it dropped them, "
                               "and without them its cells can't be told apart.")
         with warnings.catch_warnings():
             warnings.simplefilter('ignore') # nbformat's, about ids
-            return _with_ids(nbformat.reads(text, 4))
+            # half a character, which no file can hold, becomes a question mark
+            return _with_ids(nbformat.reads(json.dumps(nb, ensure_ascii=False).encode(errors='replace').decode(), 4))
     except CourseError: raise
     except Exception as e:
         raise CourseError(f"{path} is no notebook that can be read ({type(e).__name__}: {str(e)[:80]}).") from None
@@ -375,12 +379,16 @@ def _end(process):
         for o in [*psutil.Process(process.pid).children(recursive=True), process]:
             with contextlib.suppress(psutil.NoSuchProcess): o.kill()
 
+def _left_out(folder, names) -> list:
+    "What is not copied: hidden files, pipes and devices"
+    return [o for o in names if o.startswith('.') or not (Path(folder, o).is_file() or Path(folder, o).is_dir())]
+
 def _run_once(cells, path, folder, seconds) -> dict:
     "Run cells as those of the notebook `path`, in a temporary copy of the student's folder: how each ended, by id"
     job = json.dumps(dict(cells=cells, seconds=seconds, cut_off=bool(_cut_off())))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as tmp:
         work,own = Path(tmp)/'a'/'work', Path(tmp)/'b' # `..` of the copy is nobody's
-        shutil.copytree(folder, work, symlinks=True, ignore=shutil.ignore_patterns('.*'))
+        shutil.copytree(folder, work, symlinks=True, ignore=_left_out)
         own.mkdir()
         out,err = _talk_to_child(job, work/path.relative_to(folder).parent, own, seconds+60)
     ended = {}
@@ -457,7 +465,9 @@ def _submitted(folder, chapters) -> tuple:
     found,notes = {}, []
     for path in sorted(folder.rglob('*.ipynb')):
         if any(o.startswith('.') for o in path.relative_to(folder).parts): continue
-        try: mine = _read(path)
+        try:
+            if path.is_symlink(): raise CourseError(f"{path} is a link, perhaps to another student's copy: it was left out.")
+            mine = _read(path)
         except CourseError as e:
             notes.append(str(e))
             continue
@@ -517,10 +527,7 @@ class ClassReport:
 
     def write_csv(self, path:str|Path):
         "One line for each student and exercise"
-        with atomic(path) as tmp, open(tmp, 'w', newline='', encoding='utf-8-sig') as f: # Excel wants the mark at the beginning
-            out = csv.writer(f)
-            out.writerow([o.name for o in fields(Outcome)])
-            out.writerows([_plain(str(v)) for v in astuple(o)] for o in self.outcomes)
+        write_csv(path, [[o.name for o in fields(Outcome)], *map(astuple, self.outcomes)])
 
 def _results(copy, given, todo, folder, seconds) -> tuple:
     "Results of one notebook of a student, who may have no copy of it, and notes"
@@ -536,12 +543,13 @@ def check_class(
 ) -> ClassReport: # To be printed
     "Run the checks on a class's copies; the copies themselves are left as they are"
     folder = Path(folder).expanduser()
-    students = [o for o in sorted(folder.iterdir()) if o.is_dir() and not o.name.startswith('.')] if folder.is_dir() else []
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    students = [o for o in inside if o.is_dir() and not o.is_symlink() and not o.name.startswith('.')]
     if not students: raise CourseError(f"{folder} holds no folders: give a folder with a folder for each student in it.")
     for o in ('nbclient', 'psutil'): _jupyter(o)
     notebooks = _course_notebooks(course).items()
     chapters = {name: (reader_copy(nb, name=name), todo) for name,nb in notebooks if (todo := exercises(nb, name))}
-    report = ClassReport([], [])
+    report = ClassReport([], [f'{o} is a link and was left out: put the folder itself there.' for o in inside if o.is_symlink()])
     for student in progress(students, comment='checking'):
         copies,notes = _submitted(student, chapters)
         for name,(given,todo) in chapters.items():

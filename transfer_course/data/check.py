@@ -8,6 +8,7 @@ __all__ = ['known_problems', 'Check', 'check', 'near_duplicates']
 # %% ../../nbs/lib/16_data.check.ipynb #222fb5a6
 import csv
 import hashlib
+import html
 import io
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
@@ -148,7 +149,7 @@ class Check:
         write_json(path, dict(data=self.ds.name, names=dict(sorted(listed.items()))))
         return path
 
-    def _repr_html_(self): return f'<p>{self.report()}</p>{self.table().to_html()}'
+    def _repr_html_(self): return f'<p>{html.escape(self.report())}</p>{self.table().to_html()}'
     def __repr__(self): return self.report()
 
 # %% ../../nbs/lib/16_data.check.ipynb #a050abcb

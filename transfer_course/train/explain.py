@@ -49,7 +49,7 @@ def explain(
     net, # A finished `Run`, or a learner with one class a picture
     picture, # A path, bytes, a PIL picture or an array
     label:str|None=None, # A class; None: the likeliest
-): # -> a PIL picture: the photo, and the photo with the regions that speak for the class (orange) and against it (blue)
+): # -> a PIL picture: the photo, and the photo with the regions that speak for the class (orange) and for the next likely one (blue)
     "Draw which region decided"
     learn = learner_of(net)
     classes,dl = list(learn.dls.vocab), learn.dls.valid
@@ -59,13 +59,14 @@ def explain(
     with torch.no_grad(): logits = learn.model.eval()(xb)
     if logits.ndim != 2: raise CourseError("This net reads texts: `evidence_maps` draws a map for each place, as chapter 4 does.")
     probs = logits[0].softmax(0)
-    k = int(probs.argmax()) if label is None else classes.index(label)
+    k,other,*_ = sorted(range(len(classes)), key=lambda i: (classes[i] != label, -probs[i])) # `label` first, then by probability
+    for_k,for_other = (evidence_maps(learn, xb, i)[0,0].float().cpu().numpy() for i in (k, other))
     seen = dl.after_item.fs[0] # what the net sees of a photo: all of it, where it is squished
     photo = photo if getattr(seen, 'method', '') == 'squish' else seen(photo, split_idx=1)
     photo = ImageOps.contain(Image.fromarray(np.array(photo)), (480, 480))
     w,h = photo.size
     both = Image.new('RGB', (2*w+8, h+24), 'white')
     both.paste(photo, (0, 24))
-    both.paste(_overlaid(photo, evidence_maps(learn, xb, k)[0,0].float().cpu().numpy()), (w+8, 24))
-    ImageDraw.Draw(both).text((4, 5), f'{classes[k]} {100*probs[k]:.0f} %: orange speaks for it, blue against it', 'black')
+    both.paste(_overlaid(photo, for_k-for_other), (w+8, 24))
+    ImageDraw.Draw(both).text((4, 5), f'{classes[k]} ({100*probs[k]:.0f} %): orange speaks for it, blue for {classes[other]}', 'black')
     return both
