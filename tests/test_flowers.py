@@ -1,8 +1,10 @@
 """The first chapter's module: what the command line relies on, and what a page can't show."""
 import pytest
+import torch
 
 from transfer_course.chapters.flowers import chapter
-from transfer_course.core import CourseError
+from transfer_course.cli import find_chapter
+from transfer_course.core import CourseError, short_arch
 from transfer_course.results.claims import read_claims
 from transfer_course.results.config import Schedule
 from transfer_course.results.store import load_counts
@@ -50,3 +52,23 @@ def test_committed_counts_answer_the_claims():
     counts = load_counts('flowers')
     assert {c.quantity for c in read_claims() if c.article == 'flowers' and c.rule == 'count'} <= set(counts)
     assert all(counts[f'photos_{c}'].value for c in ('daisy', 'dandelion', 'rose', 'sunflower', 'tulip'))
+
+def test_the_ledger_s_experiments_are_those_of_the_chapters():
+    for name in {c.article for c in read_claims()}:
+        article = next(c.experiment for c in read_claims() if c.article == name)
+        settings = {k: v for k,v in find_chapter(name).experiment('full').config.conditions().items() if k in article}
+        settings['arch'] = short_arch(settings['arch'])
+        want = {k: short_arch(v) if k == 'arch' else v for k,v in article.items() if k in settings}
+        assert settings == want, name
+
+def test_numbers_that_rows_take_from_nets_and_names():
+    from timm.data import ImageNetInfo
+    from torchvision.models import resnet18
+    with torch.device('meta'): net = resnet18()
+    convs = [k for k,m in net.named_modules() if isinstance(m, torch.nn.Conv2d)]
+    given = {c.id: c.given for c in read_claims()}
+    assert given['flowers-4.5b'] == dict(convolutions=len(convs), on_shortcuts=sum('downsample' in k for k in convs), dense=1)
+    name = [ImageNetInfo().index_to_description(i, detailed=False).split(',')[0] for i in range(1000)]
+    assert (name[936], name[946], name[948], name[957]) == ('head cabbage', 'cardoon', 'Granny Smith', 'pomegranate')
+    assert [name[i] for i in (916, 917, 918, 922)] == ['web site', 'comic book', 'crossword puzzle', 'menu']
+    assert given['pets-0.8f'] == dict(vegetables=946-935, fruit=957-947)

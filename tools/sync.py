@@ -28,7 +28,7 @@ from nbdev.doclinks import nbdev_export
 
 from tools.site import as_json, notebooks, page_of
 from transfer_course.core import CourseError, atomic, unknown
-from transfer_course.results.claims import board, tally
+from transfer_course.results.claims import board, rules_in_brief, tally
 
 ROOT = Path(__file__).resolve().parents[1]
 FLAGS = 'cuda', 'slow', 'real' # as in `tst_flags` of settings.ini
@@ -59,23 +59,32 @@ _BOARD = """# What the articles claim, and what we found
 
 <!-- Made from data/claims.toml and data/results by `make readme`. -->
 
-Each statement of an article is a row of [data/claims.toml](data/claims.toml). Its tolerance was fixed before the first run.
-The verdicts are computed from the results in [data/results](data/results), so they are the same in every clone.
+Each statement of an article is a row of [data/claims.toml](data/claims.toml). The verdicts are computed from the results in
+[data/results](data/results), so they are the same in every clone.
+
+**Rules.** The column "rule" says by which rule a run or a count settles a row, with its tolerance, its seeds and its date.
+RULES `transfer_course claims --history` prints the same.
+
+**Proxies.** A figure of an article is judged only under the article's own conditions, else it is "not comparable". An order or a
+bound ("better", "sooner", "at least") may be judged by a proxy, unless the row names the condition, and never by weights that are
+not official. Every proxy is then named beside the verdict. If several experiments meet a row, all are shown and the one that is
+worst for the claim decides.
+
 The last column is the command that computes a verdict again. `transfer_course claims` prints all of this in a terminal.
 """
 
 def _row(verdict):
     "A claim as a row of a table"
     cell = lambda text: ' '.join(str(text).split()).replace('|', '\\|')
-    said = f'**{verdict.verdict}**' + f'. {verdict.reason}'*(verdict.verdict not in ('holds', 'does not hold'))
     claim = verdict.claim
-    cells = claim.id.rpartition('-')[2], claim.says, verdict.article, verdict.figure, said, f'`{verdict.command}`'
+    terms = claim.terms if claim.since or claim.history else claim.rule
+    cells = claim.id.rpartition('-')[2], claim.says, verdict.article, verdict.figure, verdict.told, terms, f'`{verdict.command}`'
     return '| ' + ' | '.join(map(cell, cells)) + ' |'
 
 def _table(title, verdicts):
     "A heading that counts, and a table"
     count = ', '.join(f'{o} {n}' for o,n in tally(verdicts).items() if n)
-    head = '| | the article says | its figure | ours | verdict | command to reproduce |\n|---|---|---|---|---|---|'
+    head = '| | the article says | its figure | ours | verdict | rule | command to reproduce |\n|---|---|---|---|---|---|---|'
     return '\n'.join([f'### {title}\n\n{len(verdicts)} claims: {count}.\n', head, *map(_row, verdicts), ''])
 
 def board_page(
@@ -84,7 +93,7 @@ def board_page(
 ) -> str: # Markdown
     "All claims, chapter by chapter, in two tables: what needs no training, and what runs say"
     verdicts = board() if verdicts is None else verdicts
-    page = [_BOARD]
+    page = [_BOARD.replace('RULES', rules_in_brief(verdicts))]
     for path in sorted(nbs.glob('[0-9]*_*.ipynb')):
         mine = [o for o in verdicts if o.claim.article == path.stem.partition('_')[2]]
         if not mine: continue

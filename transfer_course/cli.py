@@ -233,6 +233,7 @@ def _renamed(old, new):
 
 @_command(_ONE_CHAPTER, _arg('--json', action='store_true', help='as data'),
           _arg('--stale', action='store_true', help='results that a later training version concerns'),
+          _arg('--history', action='store_true', help='since when the rules have been there, and which were changed'),
           _arg('--own', action='store_true', help='your own runs too'),
           _arg('--counts', metavar='CHAPTER', type=_underscored,
                help="count a chapter's counts again, into your own runs, and show its board"),
@@ -240,7 +241,7 @@ def _renamed(old, new):
           _arg('--commit', action='store_true', help="with --counts: into the course's own results"))
 def _claims(args):
     "The board: every claim and its verdict, from committed results, or from your own too"
-    from transfer_course.results.claims import board, board_text, stale
+    from transfer_course.results.claims import board, board_text, history_text, stale
     if args.facts: _renamed('claims --facts', 'claims --counts')
     counted = args.counts or args.facts
     if counted: find_chapter(counted).count(args.commit)
@@ -248,7 +249,7 @@ def _claims(args):
     rows = stale(own) if args.stale else board(counted or args.chapter, own)
     if args.json: print(json.dumps([o.to_dict() for o in rows], indent=1, ensure_ascii=False))
     elif args.stale: print('\n'.join(map(str, rows)) or 'Every committed result was made by the training that is here.')
-    else: print(board_text(rows))
+    else: print((history_text if args.history else board_text)(rows))
 
 def _open(name):
     "A net by name; which one was chosen is told"

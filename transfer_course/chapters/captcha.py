@@ -51,8 +51,8 @@ _LITE = dict(arch='tf_efficientnet_lite0', bs=32)
 _SETTINGS = {
     'sample': dict(schedule=Schedule.one_cycle(6, lr=4e-3), seeds=(0,), **pictures_of('digits', _PICTURES['sample']), **_LITE),
     'quick': dict(schedule=Schedule.plateau(16), wd=0., seeds=(0, 1, 2), **pictures_of('numbers', _PICTURES['quick']), **_LITE),
-    'full': dict(schedule=Schedule.plateau(30, lr=4e-3), wd=0., seeds=(0, 1, 2), **pictures_of('article', _PICTURES['full']),
-                 arch='timm:legacy_xception', bs=256, checkpoint='best')}
+    'full': dict(schedule=Schedule.plateau(30), wd=0., seeds=(0, 1, 2), **pictures_of('article', _PICTURES['full']),
+                 arch='timm:legacy_xception', bs=16, checkpoint='best')}
 
 def _one_size(scale, given, changes):
     "Pictures are drawn at their size"

@@ -39,7 +39,7 @@ ARM_COLORS = {'pretrained': '#0072B2', 'random': '#D55E00', 'linear_probe': '#00
               'frozen': '#56B4E9', 'random-frozen': '#E69F00'}
 ARTICLE_COLOR = '#555555'
 VERDICT_MARKS = {'holds': ('#009E73', '✓'), 'does not hold': ('#D55E00', '✗'), 'undecided': ('#E69F00', '?'),
-                 'not comparable': ('#56B4E9', '≠'), 'not measured': ('#999999', '–')}
+                 'not comparable': ('#56B4E9', '≠'), 'not measured': ('#999999', '–'), 'opinion': ('#CC79A7', '“')}
 STYLE = {'font.size': 9, 'axes.titlesize': 9, 'axes.titlelocation': 'left', 'axes.spines.top': False, 'axes.spines.right': False,
          'axes.grid': True, 'grid.alpha': 0.25, 'grid.linewidth': 0.6, 'lines.linewidth': 1.6, 'legend.frameon': False,
          'legend.fontsize': 8.5, 'figure.dpi': 110, 'savefig.dpi': 150, 'font.family': 'DejaVu Sans'}
@@ -581,8 +581,7 @@ def _cell(text): return ' '.join(str(text).split()).replace('|', '\\|')
 
 def _cells(v, why):
     "One claim"
-    verdict = f'**{v.verdict}**' + f'. {v.reason}'*(why or v.verdict not in ('holds', 'does not hold'))
-    return [v.claim.id.rpartition("-")[2], v.claim.says, v.article, v.figure, verdict]
+    return [v.claim.id.rpartition("-")[2], v.claim.says, v.article, v.figure, v.told if not why else f'{v.told} {v.reason}']
 
 def _shade(color):
     "Black or white, whichever reads better on a colour"

@@ -222,7 +222,8 @@ def conditions(self:Run) -> dict: # By the keys that a claim's `conditions` may 
     data,weights = self.data, self.weights
     return self.config.conditions() | dict(
         arm=self.arm, arch=self.arch, data=data.name, complete=data.complete, reencoded=bool(data.reencoded), proxy=bool(data.proxy),
-        split=data.split.name, official=weights.requested == 'random' or weights.official, gpu=self.machine.get('gpu'))
+        split=data.split.name, train=data.split.train, classes=len(self.classes),
+        official=weights.requested == 'random' or weights.official, gpu=self.machine.get('gpu'))
 
 @patch
 def after_epoch(self:Run,
