@@ -238,6 +238,6 @@ def test_check_lists_the_damaged_and_goes_on(tmp_path):
         path.write_bytes(body)
         try: open_picture(path)
         except CourseError: unreadable.add(f'red-star/{n}.{ending}')
-    found = check(own, decode=True)
+    found = check(own)
     assert set(found.names('unreadable')) == unreadable and len(unreadable) > 50
     assert found.table().loc['unreadable', 'pictures'] == len(unreadable) and str(len(unreadable)) in found.report()

@@ -19,7 +19,7 @@ from PIL import Image
 
 from ..core import *
 from .fetch import *
-from .pictures import read_picture, refuse_bomb, why_unreadable
+from .pictures import no_photo, read_picture, reads_heif, refuse_bomb, value_range, why_unreadable
 from .sets import *
 from .sets import _Aside
 from .splits import *
@@ -32,27 +32,38 @@ PROBLEMS = { # in the order of the table: what it is, and what is decided
     'duplicate': 'set aside all but the first',
     'tiny': 'look: a side of fewer than 32 pixels',
     'huge': 'look: over 50 million pixels, slow to read',
+    'flat': 'look: nearly one colour, or values in a range that the others do not have',
     'stretched': 'look: one side more than three times the other',
     'mode': 'none: read as RGB',
     'rotated': 'none: turned upright when read',
     'known': 'look: public lists call the label wrong, or see neither class, or both'}
 
-def _ends_well(data, format):
-    "Has the file its end mark? Only those without one need to be decoded to see whether they are whole"
-    return {'JPEG': b'\xff\xd9', 'PNG': b'IEND', 'GIF': b';'}.get(format, b'\0no mark') in data[-64:]
+def _difference_hash(grey): # -> 64 bits; pictures that look alike differ in few
+    "Which of each two neighbours is lighter, on 9 × 8 pixels (N. Krawetz, Kind of like that, 2013)"
+    small = np.asarray(grey.resize((9, 8), reducing_gap=3), np.int16)
+    return int.from_bytes(np.packbits(small[:,1:] > small[:,:-1]), 'big')
 
-def _examine(path, decode=False):
-    "SHA-256, size, mode and turn of one picture file, and what is wrong with it"
-    data = path.read_bytes()
-    seen = dict(sha256=hashlib.sha256(data).hexdigest(), size=None, mode=None, turned=False, fault=None)
+def _examine(path, values=None):
+    "SHA-256, size, mode, turn, spread of grey and difference hash of one picture file, and what is wrong with it"
+    seen,data = dict(sha256='', size=None, mode=None, turned=False, fault=None), b''
     try:
+        if why := no_photo(path): return seen | dict(fault=f'it is {why}')
+        data = path.read_bytes()
         with Image.open(io.BytesIO(data)) as im:
             refuse_bomb(im)
             seen |= dict(size=im.size, mode=im.mode, turned='exif' in im.info and im.getexif().get(0x0112, 1) != 1)
-            whole = not decode and _ends_well(data, im.format)
-        if not whole: read_picture(io.BytesIO(data))
+        grey = read_picture(io.BytesIO(data), 64, values).convert('L') # decoded to its end, a JPEG at an eighth of its size
+        seen |= dict(spread=float(np.asarray(grey).std()), alike=_difference_hash(grey), sha256=hashlib.sha256(data).hexdigest())
     except Exception as e: seen['fault'] = why_unreadable(e, data[:16]) # Pillow's readers raise many kinds of errors
     return seen
+
+def _all_seen(ds, names): # -> name and what `_examine` saw, one after the other
+    "Look at pictures on two threads: Pillow decodes outside of Python's lock"
+    values = value_range([ds.path/o for o in names])
+    reads_heif()
+    with ThreadPoolExecutor(2) as pool:
+        seen = pool.map(lambda o: _examine(ds.path/o, values), names)
+        yield from zip(names, progress(seen, total=len(names), comment=f'Looking at {ds.name}'), strict=True)
 
 def _row(problem, name, detail, score=0, group='', decision='keep'):
     return dict(problem=problem, name=name, detail=detail, group=group, decision=decision, score=score)
@@ -65,6 +76,7 @@ def _odd_ones(name, seen):
     if min(w,h) < 32: rows.append(_row('tiny', name, f'{w} × {h}', -min(w,h)))
     if w*h > 50_000_000: rows.append(_row('huge', name, f'{w} × {h}', w*h))
     if max(w,h) > 3*min(w,h): rows.append(_row('stretched', name, f'{w} × {h}', max(w,h)/min(w,h)))
+    if seen['spread'] < 3: rows.append(_row('flat', name, f"grey values differ by {seen['spread']:.1f} of 255", -seen['spread']))
     if seen['mode'] != 'RGB': rows.append(_row('mode', name, seen['mode']))
     if seen['turned']: rows.append(_row('rotated', name, 'EXIF orientation'))
     return rows
@@ -93,7 +105,7 @@ def known_problems(
     return {o: said[o] for o in ds.names if o in said}
 
 # %% ../../nbs/lib/16_data.check.ipynb #303f5bab
-_WORDS = dict(unreadable='unreadable', tiny='tiny', huge='huge', stretched='stretched', mode='not RGB',
+_WORDS = dict(unreadable='unreadable', tiny='tiny', huge='huge', flat='flat (nearly one colour)', stretched='stretched', mode='not RGB',
               rotated='lying on their side', known='on public lists of doubtful labels')
 
 class Check:
@@ -156,37 +168,26 @@ class Check:
 def check(
     ds:DataSet|str|Path, # A data set, its name, or a folder of your own
     split:Split|None=None, # To look for one picture in two parts; None takes the folders train, valid, test, if there are such
-    decode:bool=False, # Decode every picture; otherwise only those without an end mark, which finds all that were cut short
 ) -> Check: # Nothing is changed by looking
     "Look at every file of a data set: what can't be read, what is odd, what is there twice"
     if not isinstance(ds, DataSet): ds = get_data(ds)
     if split is None and ds.parts: split = split_by_folder(ds)
     names,rows,same = sorted(ds.names + ds.unlabelled), [], defaultdict(list)
-    with ThreadPoolExecutor(2 if decode else 1) as pool: # Pillow decodes outside of Python's lock; the rest is Python
-        seen = pool.map(lambda o: _examine(ds.path/o, decode), names)
-        for name,one in zip(names, progress(seen, total=len(names), comment=f'Checking {ds.name}'), strict=False):
-            rows += _odd_ones(name, one)
-            if not one['fault']: same[one['sha256']].append(name)
+    for name,one in _all_seen(ds, names):
+        rows += _odd_ones(name, one)
+        if not one['fault']: same[one['sha256']].append(name)
     for sha,copies in same.items():
         if len(copies) > 1: rows += _copies(copies, ds.labels, split.part_of() if split else {}, sha[:8])
     rows += [_row('known', o, what) for o,what in known_problems(ds).items()]
     return Check(ds, rows, len(names))
 
 # %% ../../nbs/lib/16_data.check.ipynb #43682050
-def _difference_hash(im): # -> 64 bits; pictures that look alike differ in few
-    "Which of each two neighbours is lighter, on 9 × 8 pixels (N. Krawetz, Kind of like that, 2013)"
-    small = np.asarray(im.convert('L').resize((9, 8), reducing_gap=3), np.int16)
-    return int.from_bytes(np.packbits(small[:,1:] > small[:,:-1]), 'big')
-
 def near_duplicates(
     ds:DataSet, # Pictures; those that can't be read are passed over
     within:int=4, # Bits of 64 in which the two may differ
 ) -> list: # (name, name, bits that differ), the most alike first; copies to the byte are among them
     "Pairs of pictures that look alike: scaled, saved again, or shot in one series"
-    hashes = {}
-    for o in progress(ds.names, comment=f'Looking for near duplicates in {ds.name}'):
-        try: hashes[o] = _difference_hash(read_picture(ds.path/o, 64))
-        except Exception: continue # Pillow's readers raise many kinds of errors; `check` lists these
+    hashes = {o: seen['alike'] for o,seen in _all_seen(ds, ds.names) if not seen['fault']}
     names,h,found = list(hashes), np.array(list(hashes.values()), np.uint64), []
     for i in range(len(h)-1): # row by row: a table of all pairs would take the square of the pictures
         bits = np.bitwise_count(h[i+1:] ^ h[i])

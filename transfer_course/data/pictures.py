@@ -104,6 +104,8 @@ PICTURE_ENDINGS = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.gif', '.bmp', '.d
 HEIF_ENDINGS = '.heic', '.heif', '.hif'
 _HEADS = re.compile(rb'\xff\xd8\xff|\x89PNG|GIF8|BM|RIFF....WEBP|II\*\0|MM\0\*|....ftyp(avif|hei|hev|mif1|msf1)|P[56]\s', re.S)
 
+def begins_as_picture(head:bytes) -> bool: return bool(_HEADS.match(head)) # of a format that people have
+
 def is_heif(head:bytes) -> bool:
     "Does a file begin as HEIC?"
     return head[4:8] == b'ftyp' and head[8:11] in (b'hei', b'hev', b'mif', b'msf')

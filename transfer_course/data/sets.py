@@ -7,6 +7,7 @@ __all__ = ['natural_key', 'DataSet', 'aside_path', 'own_data', 'read_credits', '
 
 # %% ../../nbs/lib/14_data.sets.ipynb #52595be6
 import csv
+import io
 import os
 import re
 from collections import Counter
@@ -16,7 +17,7 @@ from typing import TypedDict
 
 from ..core import *
 from .fetch import *
-from .pictures import PICTURE_ENDINGS
+from .pictures import HEIF_ENDINGS, PICTURE_ENDINGS, begins_as_picture, head_of, is_heif, no_photo, reads_heif
 
 # %% ../../nbs/lib/14_data.sets.ipynb #98008d36
 def natural_key(
@@ -30,71 +31,104 @@ def natural_key(
 INFO = dict(name=None, source=None, sha256=None, photos=None, complete=True, reencoded=None, part=None, stands_for=None, proxy=None)
 PART_FOLDERS = dict(train='train', training='train', valid='valid', validation='valid', val='valid', test='test', testing='test')
 
-def _bytes_of(entry):
-    "Size of a file that was found in a folder"
-    try: return entry.stat().st_size
-    except OSError as e:
-        raise CourseError(f"{entry.path} can't be read ({e.strerror}): if it is a link to a file that is gone, take it away.") from None
+_DROPPINGS = {'__MACOSX', '@eaDir', 'Thumbs.db', 'desktop.ini'}
 
-def _look(folder):
-    "Folders and pictures directly in `folder`: a sorted list, and name to bytes; hidden ones are left out"
-    folders,pictures = [], {}
-    try: found = list(os.scandir(folder))
-    except OSError as e: raise CourseError(f"{folder} can't be looked into ({e.strerror}): give a folder of pictures.") from None
-    for o in found:
-        if o.name.startswith('.') or o.name=='__MACOSX': continue
-        if re.search('[\ud800-\udfff]', o.name): # bytes that Python could not read as UTF-8: old archives hold such names
-            raise CourseError(f"{folder} holds {os.fsencode(o.name)!r}, a name that is not in UTF-8: "
-                              "no list of a run can hold it. Rename it.")
-        if o.is_dir(): folders.append(o.name)
-        elif o.name.lower().endswith(PICTURE_ENDINGS): pictures[o.name] = _bytes_of(o)
-    return sorted(folders), pictures
+def _refuse_name(folder, name, is_folder):
+    "Names that no list of a run can hold, and folders whose name could act on a terminal, are a `CourseError`"
+    if re.search('[\ud800-\udfff]', name): # bytes that Python could not read as UTF-8: old archives hold such names
+        raise CourseError(f"{folder} holds {os.fsencode(name)!r}, a name that is not in UTF-8: "
+                          "no list of a run can hold it. Rename it.")
+    if is_folder and printable(name) != name:
+        raise CourseError(f"{folder} holds a folder '{name}', whose name has control characters in it: rename it.")
+
+def _why_passed(path, name) -> str: # '' for a picture
+    "Why a file is passed over; what its ending does not tell, its first bytes do"
+    if printable(name) != name: return 'with control characters in their names'
+    if why := no_photo(path): return why
+    ending = Path(name).suffix.lower()
+    if ending in PICTURE_ENDINGS: return ''
+    if ending and ending not in HEIF_ENDINGS: return f'{ending} files'
+    try: head = head_of(path)
+    except OSError: return 'not yours to read'
+    if not begins_as_picture(head): return f'{ending} files that are none' if ending else 'files without an ending'
+    return 'HEIC, which `pip install pi-heif` reads' if is_heif(head) and not reads_heif() else ''
+
+class _Folder:
+    "What a folder holds: folders, names of pictures, and how many files were passed over for which reason"
+    def __init__(self, path, above=frozenset()):
+        self.path,self.folders,self.pictures,self.passed = Path(path), {}, [], Counter()
+        try:
+            o = os.stat(path)
+            found = sorted(os.scandir(path), key=lambda o: o.name)
+        except OSError as e:
+            if not above: raise CourseError(f"{path} can't be looked into ({e.strerror}): give a folder of pictures.") from None
+            found = self.passed.update(["in folders that can't be opened"]) or []
+        above = above | {(o.st_dev, o.st_ino)}
+        for o in found:
+            if not o.name.startswith('.') and o.name not in _DROPPINGS: self._add(o, above)
+
+    def _add(self, o, above):
+        "Put one thing where it belongs"
+        is_folder = os.path.isdir(o.path)
+        _refuse_name(self.path, o.name, is_folder)
+        if is_folder:
+            s = os.stat(o.path)
+            if (s.st_dev, s.st_ino) in above: self.passed['links to a folder around them'] += 1
+            else: self.folders[o.name] = _Folder(o.path, above)
+        elif why := _why_passed(o.path, o.name): self.passed[why] += 1
+        else: self.pictures.append(o.name)
+
+    def below(self, prefix='') -> list:
+        "Names of all pictures here and in the folders below"
+        return [prefix+o for o in self.pictures] + [o for k,f in self.folders.items() for o in f.below(f'{prefix}{k}/')]
+
+    def all_passed(self) -> Counter: return sum((f.all_passed() for f in self.folders.values()), self.passed)
 
 def _root(folder):
     "The folder that holds the classes: single folders around it are stepped into"
-    folders,pictures = _look(folder)
-    if pictures or len(folders) != 1: return folder
-    inner = folder/folders[0]
-    return _root(inner) if _look(inner)[0] else folder
+    if folder.pictures or len(folder.folders) != 1: return folder
+    inner, = folder.folders.values()
+    return _root(inner) if inner.folders else folder
 
-def _classes(root, prefix=''):
-    "Name to (class, bytes) of `<class>/*.jpg` below `root`"
-    folders,_ = _look(root)
+def _in_words(passed) -> str: return ', '.join(f'{n:,} {why}' for why,n in Counter(passed).most_common())
+
+def _classes(root, passed, prefix=''):
+    "Name to class of `<class>/**/*.jpg` below `root`; what is passed over is counted"
     found = {}
-    for label in folders:
-        inner,pictures = _look(root/label)
-        if not pictures and inner and set(inner) <= set(folders): continue # flowers/flowers: all of it once more
-        if not pictures:
-            raise CourseError(f"The class folder {root/label} holds no pictures ({', '.join(PICTURE_ENDINGS)}): "
+    for label,inner in root.folders.items():
+        if not inner.pictures and inner.folders and set(inner.folders) <= set(root.folders): continue # flowers/flowers: all of it once more
+        passed.update(inner.all_passed())
+        if not (names := inner.below(f'{prefix}{label}/')):
+            why = f"; passed over: {_in_words(inner.all_passed())}" if inner.all_passed() else ''
+            raise CourseError(f"The class folder {inner.path} holds no pictures ({', '.join(PICTURE_ENDINGS[:6])}, …){why}: "
                               "put some in, or take the folder away.")
-        found |= {f'{prefix}{label}/{o}': (label,size) for o,size in pictures.items()}
+        found |= dict.fromkeys(names, label)
     return found
 
 def _part_folders(root):
     "The folders of `root` that are parts (`train`, `valid`, `test`), if that is its layout"
-    parts = [o for o in _look(root)[0] if o.lower() in PART_FOLDERS]
-    # A class may be called 'train' too: a part has folders in it
-    return parts if any(PART_FOLDERS[o.lower()]=='train' and _look(root/o)[0] for o in parts) else []
+    parts = {o: f for o,f in root.folders.items() if o.lower() in PART_FOLDERS}
+    # A class may be called 'train' too: a part has folders in it, and no pictures beside them
+    return parts if any(PART_FOLDERS[o.lower()]=='train' and f.folders and not f.pictures for o,f in parts.items()) else {}
 
-def _folders(root):
-    "Name to (class, bytes) below `root`, in classes or in parts; a part without class folders has no classes"
-    parts = _part_folders(root)
-    if not parts: return _classes(root)
-    found = {}
-    for part in parts:
-        found |= _classes(root/part, f'{part}/')
-        found |= {f'{part}/{o}': (None,size) for o,size in _look(root/part)[1].items()}
-    return found
+def _folders(root, passed):
+    "Name to class below `root`, in classes or in parts; a part without class folders has no classes"
+    parts,found = _part_folders(root), {}
+    for part,folder in parts.items():
+        found |= _classes(folder, passed, f'{part}/') | {f'{part}/{o}': None for o in folder.pictures}
+        passed.update(folder.passed)
+    others = [o for k,f in root.folders.items() if k not in parts for o in f.below()] if parts else root.pictures
+    if others and root.folders: passed[f"outside of the {'parts' if parts else 'class folders'}"] += len(others)
+    return found or _classes(root, passed)
 
-def _named(root, label, prefix=''):
-    "Name to (class, bytes) of all pictures below `root`, the class read from the name"
-    folders,pictures = _look(root)
-    found = {}
-    for o,size in pictures.items():
-        m = re.fullmatch(label, f'{prefix}{o}')
-        found[f'{prefix}{o}'] = m[1] if m else None, size
-    for o in folders: found |= _named(root/o, label, f'{prefix}{o}/')
-    return found
+def folder_part(
+    name:str, # Of a picture
+    label # Its class
+) -> str: # 'train', 'valid', 'test'; '' where no folder says it
+    "The part that a picture's first folder names"
+    first,_,rest = name.partition('/')
+    return PART_FOLDERS.get(first.lower(), '') if '/' in rest and label != first else ''
+
 
 # %% ../../nbs/lib/14_data.sets.ipynb #a2702955
 @dataclass(repr=False)
@@ -107,6 +141,8 @@ class DataSet:
     info:dict # What a run keeps: the keys of `INFO`, and fingerprint, set_aside
     credits:dict=field(default_factory=dict) # Name to author, source and licence, where known
     unlabelled:list=field(default_factory=list) # Pictures without a class, such as a competition's test photos
+    hashes:dict=field(default_factory=dict) # Name to SHA-256 of its contents
+    passed_over:dict=field(default_factory=dict) # Reason to number of files
 
     @property
     def classes(self) -> list: # Sorted
@@ -114,7 +150,7 @@ class DataSet:
 
     @property
     def parts(self) -> list: # Of names such as 'train/cat/1.jpg': ['test', 'train']; empty where the folders are classes
-        return sorted({o.split('/')[0] for o in self.names if o.count('/')==2})
+        return sorted({o.split('/')[0] for o in self.names if folder_part(o, self.labels[o])})
 
     def __len__(self): return len(self.names)
 
@@ -124,6 +160,7 @@ class DataSet:
         text = f"{self.name}: {len(self):,} pictures in {len(count)} classes ({listed})"
         if self.unlabelled: text += f", {len(self.unlabelled):,} without a class"
         if self.info.get('set_aside'): text += f", {self.info['set_aside']:,} set aside"
+        if self.passed_over: text += f"; passed over: {_in_words(self.passed_over)}"
         return text + (f"; proxy: {self.info['proxy']}" if self.info.get('proxy') else '')
 
 # %% ../../nbs/lib/14_data.sets.ipynb #67436c85
@@ -134,42 +171,93 @@ class _Aside(TypedDict):
 def aside_path(
     name:str, # A data set's name
     path:Path, # Its folder
-) -> Path: # The list of what was set aside; it need not exist
-    "Where `Check.set_aside` keeps its list"
+    what:str='set_aside', # Or 'split'
+) -> Path: # It need not exist
+    "Where the list of what was set aside is kept, or the split of own photos"
     if name.startswith('own:'): name += f'-{fingerprint(str(Path(path).resolve()), 6)}' # two folders may share a name
-    return runs_path('data', re.sub(r'[^\w.-]+', '-', name) + '.set_aside.json')
+    return runs_path('data', short_name(re.sub(r'[^\w.-]+', '-', name), 120) + f'.{what}.json')
 
 def _refuse_few(path, found, classes):
     "Two classes or more, or a `CourseError`"
     if not found:
-        raise CourseError(f"{path} holds no pictures: give a folder for each class with {', '.join(PICTURE_ENDINGS)} in it.")
+        raise CourseError(f"{path} holds no pictures: give a folder for each class with {', '.join(PICTURE_ENDINGS[:6])}, … in it.")
     if len(classes) < 2:
         only = f"only one class, '{classes.pop()}'" if classes else 'no class'
         raise CourseError(f"{path} holds {only}: to tell pictures apart takes two classes or more, each in a folder of its own.")
 
-def _data_set(name, path, found, credits=None, **about):
-    "A `DataSet` from name to (class, bytes), without what was set aside"
+def _data_set(name, path, found, passed=None, credits=None, **about):
+    "A `DataSet` from name to class, without what was set aside"
     listed = aside_path(name, path)
     aside = set(read_table(listed, _Aside)['names']) if listed.exists() else set()
-    kept = {o: found[o] for o in sorted(found) if o not in aside}
-    labels = {o: label for o,(label,_) in kept.items() if label is not None}
+    names = sorted(o for o in found if o not in aside)
+    hashes = dict(zip(names, hash_files([Path(path)/o for o in names], on_error=lambda path, e: None), strict=True))
+    if gone := list(hashes.values()).count(None): passed = Counter(passed or {}) + Counter({'gone, or not readable': gone})
+    kept = {o: found[o] for o in names if hashes[o]}
+    labels = {o: label for o,label in kept.items() if label is not None}
     _refuse_few(path, found, set(labels.values()))
     info = INFO | dict(name=name, photos=len(found)) | about
-    info |= dict(fingerprint=fingerprint([(o, *kept[o]) for o in kept]), set_aside=len(found)-len(kept))
+    info |= dict(fingerprint=fingerprint([(o, kept[o], hashes[o]) for o in kept]), set_aside=len(found)-len(names))
     credits = {o: c for o,c in (credits or {}).items() if o in labels}
-    return DataSet(name, Path(path), list(labels), labels, info, credits, [o for o in kept if o not in labels])
+    return DataSet(name, Path(path), list(labels), labels, info, credits, [o for o in kept if o not in labels],
+                   {o: hashes[o] for o in kept}, dict(passed or {}))
 
 def own_data(
-    folder:str|Path # `<class>/*.jpg`, or `train/ valid/ test/` with classes in them
-) -> DataSet: # Named 'own:<folder>'
+    folder:str|Path, # `<class>/*.jpg`, or `train/ valid/ test/` with classes in them; any layout with `labels`
+    labels:str|Path|None=None # A table (CSV) of files and their classes
+) -> DataSet: # Named 'own:<folder>'; what is passed over is said once
     "A folder of your own pictures as a data set"
-    folder = Path(folder).expanduser().resolve()
-    root = _root(folder)
-    found,loose = _folders(root), _look(root)[1]
-    if loose and not found:
-        raise CourseError(f"{root} holds {len(loose):,} pictures but no folders: "
-                          "put the pictures of each class into a folder named after it.")
-    return _data_set(f'own:{folder.name}', root, found, source='own folder')
+    folder,passed = Path(folder).expanduser().resolve(), Counter()
+    whole = _Folder(folder)
+    root = whole if labels else _root(whole)
+    found = _labelled(root, Path(labels).expanduser(), passed) if labels else _folders(root, passed)
+    if root.pictures and not found:
+        raise CourseError(f"{root.path} holds {len(root.pictures):,} pictures but no folders: put the pictures of each class into a folder "
+                          "named after it, or give a table of labels.")
+    ds = _data_set(f'own:{folder.name}', root.path, found, passed, source='own folder')
+    if ds.passed_over: say_once(f"{ds.name}: passed over: {_in_words(ds.passed_over)}.")
+    if ds.unlabelled and not labels: say_once(f"{ds.name}: {len(ds.unlabelled):,} pictures have no class, such as {ds.unlabelled[0]}: "
+                                              "they can be predicted, and test nothing.")
+    for o in {} if labels else set(root.folders) & set(ds.classes):
+        if o.lower() in PART_FOLDERS: say_once(f"{ds.name}: the folder '{o}' counts as a class. If it holds pictures of all classes, "
+                                               "move it away.")
+    return ds
+
+
+# %% ../../nbs/lib/14_data.sets.ipynb #945f6703
+_FILE = {'file', 'filename', 'file_name', 'image', 'image_id', 'path', 'name', 'id'}
+_LABEL = {'label', 'labels', 'class', 'category', 'target'}
+
+def _read_csv(path) -> list: # Of (file, label)
+    "The rows of a table of labels"
+    try: text = path.read_text(encoding='utf-8-sig')
+    except (OSError, UnicodeError) as e:
+        raise CourseError(f"The table of labels {path} can't be read ({e}): save it as CSV in UTF-8.") from None
+    head = text.partition('\n')[0]
+    try: head,*rows = csv.reader(io.StringIO(text, newline=''), delimiter=max(',;\t', key=head.count))
+    except (csv.Error, ValueError) as e: raise CourseError(f"The table of labels {path} is no CSV ({e}).") from None
+    words = [o.strip().lower() for o in head]
+    if len(words) < 2: raise CourseError(f"The table of labels {path} has one column: it needs two, file and label.")
+    file,label = (next((i for i,o in enumerate(words) if o in known), usual) for known,usual in ((_FILE, 0), (_LABEL, 1)))
+    return [(o[file].strip(), o[label].strip()) for o in rows if len(o) > max(file, label)]
+
+def _labelled(root, table, passed) -> dict:
+    "Name to class of all pictures below `root`, as a table says; None for those that it does not name"
+    names,rows = root.below(), _read_csv(table)
+    called = {}
+    for o in names:
+        for short in {o, Path(o).name, Path(o).with_suffix('').as_posix(), Path(o).stem}: called.setdefault(short, set()).add(o)
+    found = dict.fromkeys(names)
+    for file,label in rows:
+        one = {file} if file in found else called.get(file.replace('\\', '/').removeprefix('./'), set())
+        if len(one) > 1: raise CourseError(f"{table} says '{file}', and there are {len(one)} such pictures: name their folders too.")
+        if not one: passed[f'rows of {table.name} without a picture'] += 1
+        for o in one:
+            if found[o] not in (None, label or None): raise CourseError(f"{table} gives {o} two classes, '{found[o]}' and '{label}'.")
+            found[o] = printable(label) or None
+    if not any(found.values()):
+        raise CourseError(f"None of the {len(rows):,} rows of {table} names a picture in {root.path}: "
+                          f"the first says '{rows[0][0] if rows else ''}', and a picture there is '{names[0] if names else 'none'}'.")
+    return found
 
 # %% ../../nbs/lib/14_data.sets.ipynb #b78dd2e4
 def read_credits(
@@ -178,34 +266,40 @@ def read_credits(
 ) -> dict: # Name to author, source and licence
     "Who took which picture"
     if path is None or not path.exists(): return {}
-    with open(path, encoding='utf-8', newline='') as f: rows = list(csv.DictReader(f))
+    with open(path, encoding='utf-8', newline='') as f: rows = list(csv.DictReader(f, restval=''))
+    if rows and not {'file', 'author', 'source'} <= rows[0].keys():
+        raise CourseError(f"{path} has no columns file, author and source: it is no table of credits. Copy it again.")
     return {o['file']: dict(author=o['author'], source=o['source'], licence=o.get('licence') or licence) for o in rows}
 
 def _sample(name, entry):
     "The course's own flowers, or those kinds of them that are a proxy for another data set"
     if 'sample' not in entry: raise CourseError(f"The data set {name} has no pictures at scale 'sample': use 'quick'.")
     root = course_path('data', 'sample')
-    found = {o: c for o,c in _classes(root).items() if c[0] in entry['sample']}
+    found = {o: c for o,c in _classes(_Folder(root), Counter()).items() if c in entry['sample']}
     part = f"{len(found)} of {data_sets()['flowers']['photos']:,} photos"
-    return _data_set(f'sample-{name}', root, found, read_credits(root/'credits.csv'), source='course', complete=False,
+    return _data_set(f'sample-{name}', root, found, None, read_credits(root/'credits.csv'), source='course', complete=False,
                      reencoded='shorter side 128 px', part=part, stands_for=entry['title'], proxy=entry.get('proxy'))
 
 def _known_names(found, entry, archive):
     "The same pictures; one that is named neither as a class nor as a test photo is a `CourseError`"
-    strange = [o for o,(label,_) in found.items() if label is None and not re.fullmatch(entry.get('unlabelled', '.*'), o)]
+    strange = [o for o,label in found.items() if label is None and not re.fullmatch(entry.get('unlabelled', '.*'), o)]
     if strange:
         raise CourseError(f"{archive} holds {len(strange):,} pictures whose names give no class and that are no test photos either, "
                           f"such as '{strange[0]}': rename them, or take them out and pack it again.")
     return found
 
-def _listing(folder, entry, archive):
-    "Root and name to (class, bytes) of an unpacked data set"
+def _named(root, label) -> dict:
+    "Name to class of all pictures below `root`, the class read from the name"
+    return {o: m[1] if (m := re.fullmatch(label, o)) else None for o in root.below()}
+
+def _listing(folder, entry, archive, passed):
+    "Root and name to class of an unpacked data set"
     if missing := [o for o in entry.get('parts', []) if not (folder/o).is_dir()]:
         raise CourseError(f"{archive} holds no {missing[0]}/, nor a {missing[0]}.zip with it: "
                           f"it is not the whole of what {entry['page']} offers. Remove it and fetch it again.")
-    if entry.get('layout')=='names': return folder, _known_names(_named(folder, entry['label']), entry, archive)
-    root,words = _root(folder), entry.get('classes', {})
-    return root, {o: (words.get(label, label), size) for o,(label,size) in _folders(root).items()}
+    if entry.get('layout')=='names': return folder, _known_names(_named(_Folder(folder), entry['label']), entry, archive)
+    root,words = _root(_Folder(folder)), entry.get('classes', {})
+    return root.path, {o: words.get(label, label) for o,label in _folders(root, passed).items()}
 
 class _Counted(TypedDict):
     "What was unpacked"
@@ -227,7 +321,7 @@ def _registered(name, entry, scale):
     "A data set of the register, from its archive"
     archive,about = get_archive(name, scale)
     folder = unpack(archive, runs_path('data', f"{name}-{about['sha256'][:8]}"))
-    root,found = _listing(folder, entry, archive)
+    root,found = _listing(folder, entry, archive, passed := Counter())
     _refuse_changed(folder, archive, about, len(found))
     about['complete'] = about.get('complete', len(found)==entry['photos'])
     if scale=='full' and not about['complete']:
@@ -235,17 +329,19 @@ def _registered(name, entry, scale):
                           "and scale 'full' needs them all: fetch the whole archive, or use scale 'quick'.")
     credits = read_credits(mirror_path(entry['credits']), entry['credits_licence']) if 'credits' in entry and mirror_path() else {}
     keep = 'source', 'sha256', 'complete', 'reencoded', 'part', 'stands_for'
-    return _data_set(name, root, found, credits, **{o: about.get(o) for o in keep})
+    return _data_set(name, root, found, passed, credits, **{o: about.get(o) for o in keep})
 
 def get_data(
     name:str|Path, # A data set of the register, or a folder of your own
     scale:str='quick', # 'sample', 'quick' or 'full'
+    labels:str|Path|None=None, # For a folder of your own: a table of files and their classes
 ) -> DataSet: # Pictures with a class each; those set aside are left out
     "Pictures by the name of a data set, or from a folder of your own"
     name,sets,scale = str(name), data_sets(), get_scale(scale)
+    if labels and name in sets: raise CourseError(f"The data set {name} has labels of its own: a table is for a folder of your own.")
     if name in sets: return _sample(name, sets[name]) if scale=='sample' else _registered(name, sets[name], scale)
     folder = Path(name).expanduser()
-    if folder.is_dir(): return own_data(folder)
+    if folder.is_dir(): return own_data(folder, labels)
     if folder.exists(): raise CourseError(f"{name} is a file: give the folder that holds the pictures, one folder a class.")
     if re.search(r'[/\\]|^[.~]', name): raise CourseError(f"There is no folder {name}.")
     raise unknown('data set', name, sets)
