@@ -8,7 +8,6 @@ A mirror holds `archives/` and `weights/`, and beside each file a JSON that says
 import errno
 import hashlib
 import os
-import re
 import sys
 import tarfile
 import zipfile
@@ -28,7 +27,7 @@ from safetensors.torch import save
 from transfer_course.core import CourseError, atomic, locked, progress, read_json, runs_path, sweep, write_json
 from transfer_course.data.fetch import data_sets
 from transfer_course.data.sets import get_data
-from transfer_course.train.models import _PACKAGES, find_arch, find_weights, load_weights, read_tensors
+from transfer_course.train.models import _PACKAGES, find_arch, find_weights, load_weights, published_sha256, read_tensors
 
 BLOCK = 1<<20 # bytes
 
@@ -112,11 +111,6 @@ def _timm_files():
             path = try_to_load_from_cache(repo, file, revision=revision or None)
             if isinstance(path, str): yield f'timm:{arch}', Path(path)
 
-def _published_sha256(path):
-    "What the file's name, or that of the file it links to, says of its SHA-256"
-    if m := re.search(r'-([0-9a-f]{8,64})\.pth', path.name): return m[1]
-    return path.resolve().name if re.fullmatch('[0-9a-f]{64}', path.resolve().name) else ''
-
 def _weights_item(arch, source, origin):
     "The item of a net's weights, written as safetensors: a `.pth` is a pickle, and a pickle from a stick is a program"
     library,name = arch.split(':')
@@ -124,7 +118,7 @@ def _weights_item(arch, source, origin):
     about = dict(arch=name, library=library, official=True, dtype='float32', mean=plain.mean, std=plain.std,
                  what=f'ImageNet weights from {origin}, written as safetensors.')
     file = f'weights/{name}.imagenet-{library}.safetensors'
-    return Item(file, source, f'{arch}; from {origin}', about, _published_sha256(source), arch)
+    return Item(file, source, f'{arch}; from {origin}', about, published_sha256(source), arch)
 
 def _buildable(arch):
     "Does fastai know where to cut this net?"

@@ -34,12 +34,13 @@ def _surplus(d, record, at=''):
 def as_record(
     d:dict, # Of JSON
     cls, # A dataclass
+    more:bool=False, # May there be keys that it has no field for?
 ): # -> an object of it
     "A dict as a record; a wrong type, a missing or an unknown key is a `CourseError` that names it"
     try: record = msgspec.convert(d, cls)
     except (msgspec.ValidationError, UnicodeError, RecursionError) as e:
         raise CourseError(str(e).replace('`$', '`').replace('`.', '`')) from None
-    if key := _surplus(d, record): raise CourseError(f"'{key}' is unknown")
+    if not more and (key := _surplus(d, record)): raise CourseError(f"'{key}' is unknown")
     return record
 
 def as_dict(
@@ -153,6 +154,10 @@ def setting(
     return field(default=default, metadata=about)
 
 def _at_least(least): return lambda o: None if o is None or o >= least else f'give {least} or more'
+def _wrong_head(o):
+    if re.fullmatch(r'fastai|(avg|max)(-[1-9]\d{0,4})*', o): return None
+    return 'give fastai, avg or max, the latter two with the widths of hidden layers behind, as in avg-1024'
+
 def _decay(o): return None if 0 <= o < 1 else 'it lies between 0 (none) and 1, such as 0.99'
 def _sides(o): return list(o) if isinstance(o, tuple) else o
 def _size_name(o): return f'{o[1]}x{o[0]}px' if isinstance(o, tuple) else f'{o}px'
@@ -170,7 +175,7 @@ class Config:
     schedule:Schedule = setting(MISSING, 'phases and learning rates', lambda o: o.name, condition=lambda o: getattr(o, 'name', o))
     per_class:int|None = setting(None, 'train on that many photos of each class', lambda o: f'n{o}', check=_at_least(1), option=int,
                                  condition=lambda o: o or 'all')
-    head:str = setting('fastai', 'fastai, avg, max, or avg-1024 for hidden layers', str, option=str)
+    head:str = setting('fastai', 'fastai, avg, max, or avg-1024 for hidden layers', str, check=_wrong_head, option=str)
     method:str = setting('squish', 'how a photo becomes a square', str, choices=('squish', 'crop', 'pad'), option=str)
     opt:str = setting('adam', 'optimizer', str, choices=('adam', 'sgd', 'momentum', 'rmsprop'), option=str)
     wd:int|float|None = setting(None, "weight decay; fastai's for the optimizer if not given", lambda o: f'wd{o}', check=_at_least(0),

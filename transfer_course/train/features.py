@@ -45,7 +45,8 @@ def pooled_features(
     with hook_outputs(hooked) as hooks, _evaluating(body, *_precision(learn)) as device:
         for xb,*_ in progress(dl, len(dl)):
             body(xb.to(device).as_subclass(Tensor))
-            for rows,m in zip(found.values(), hooks.stored, strict=False): rows.append(m.float().mean((2,3)).cpu())
+            for rows,m in zip(found.values(), hooks.stored, strict=False):
+                rows.append((m.float().mean((2,3)) if m.ndim == 4 else m.float()).cpu()) # of a transformer it has been pooled
     found = {k: torch.cat(v).numpy() for k,v in found.items()}
     return found if layers else found['']
 
