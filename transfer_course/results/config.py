@@ -34,13 +34,12 @@ def _surplus(d, record, at=''):
 def as_record(
     d:dict, # Of JSON
     cls, # A dataclass
-    more:bool=False, # May there be keys that it has no field for?
 ): # -> an object of it
     "A dict as a record; a wrong type, a missing or an unknown key is a `CourseError` that names it"
     try: record = msgspec.convert(d, cls)
     except (msgspec.ValidationError, UnicodeError, RecursionError) as e:
         raise CourseError(str(e).replace('`$', '`').replace('`.', '`')) from None
-    if not more and (key := _surplus(d, record)): raise CourseError(f"'{key}' is unknown")
+    if key := _surplus(d, record): raise CourseError(f"'{key}' is unknown")
     return record
 
 def as_dict(

@@ -27,7 +27,6 @@ from fastai.vision.learner import _default_meta
 
 from ..core import *
 from ..data.pictures import *
-from ..results.config import *
 from ..results.config import _wrong_head
 from ..results.store import Channels, NetOptions
 from .callbacks import *
@@ -96,10 +95,7 @@ class _About:
 
 def _read_about(path:Path) -> _About:
     "The JSON beside a file of weights"
-    beside = path.with_suffix('.json')
-    d = read_json(beside)
-    try: return as_record(d, _About, more=True)
-    except CourseError as e: raise CourseError(f"{beside} does not describe weights ({e}): correct it, or move both files away.") from None
+    return read_table(path.with_suffix('.json'), _About)
 
 def _weights_in(path:Path, about:_About, requested:str, source:str, arch:str) -> Weights:
     "Weights in a file, with what its JSON says about them; another file than it describes is a `CourseError`"
