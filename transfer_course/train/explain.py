@@ -13,8 +13,8 @@ from fastai.vision.all import Learner, Tensor
 from PIL import Image, ImageDraw, ImageOps
 
 from ..core import *
-from .models import *
 from .predict import *
+from .predict import _open
 
 # %% ../../nbs/lib/38b_train.explain.ipynb #002bac2f
 def evidence_maps(
@@ -54,7 +54,7 @@ def explain(
     learn = learner_of(net)
     classes,dl = list(learn.dls.vocab), learn.dls.valid
     if label not in (None, *classes): raise unknown('class', label, classes)
-    photo = Photo.create(picture)
+    photo = _open(learn, picture)
     xb = dl.after_batch(to_device(dl.do_batch([dl.after_item((photo,))]), dl.device))[0].as_subclass(Tensor)
     with torch.no_grad(): logits = learn.model.eval()(xb)
     if logits.ndim != 2: raise CourseError("This net reads texts: `evidence_maps` draws a map for each place, as chapter 4 does.")

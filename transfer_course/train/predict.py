@@ -20,7 +20,7 @@ from fastai.vision.all import load_learner, nn
 
 from ..core import *
 from ..data.fetch import *
-from ..data.pictures import *
+from ..data.pictures import PICTURE_ENDINGS
 from ..data.sets import *
 from ..results.config import *
 from ..results.provenance import *
@@ -74,7 +74,7 @@ def _predict_batch(learn, pictures, size) -> list:
     "The same for one batch"
     found,items,dl = [dict(picture=str(o) if isinstance(o, (str, Path)) else 'picture') for o in pictures], [], learn.dls.valid
     for o,picture in zip(found, pictures, strict=True):
-        try: items.append(dl.after_item((_open(picture, size),)))
+        try: items.append(dl.after_item((_open(learn, picture, size),)))
         except CourseError as e: o['error'] = str(e)
     if not items: return found
     batch = to_device(dl.do_batch(items), dl.device)
@@ -83,9 +83,10 @@ def _predict_batch(learn, pictures, size) -> list:
         o |= (_read_text if p.ndim == 2 else _read_class)(p, list(learn.dls.vocab))
     return found
 
-def _open(picture, size) -> Photo:
+def _open(learn, picture, size=None) -> Photo:
     "A photo may have any size; a net that reads texts has seen one `size` only, and squeezed letters are other letters"
-    photo = Photo.create(picture)
+    opens = next((o for o in learn.dls.valid.dataset.tls[0].tfms.fs if isinstance(o, OpenPhoto)), Photo.create)
+    photo = opens(picture)
     if size and photo.size != size:
         w,h = photo.size
         raise CourseError(f"{picture} has {w} × {h} pixels, and this net reads pictures of {size[0]} × {size[1]}: make it that size, "
@@ -185,7 +186,7 @@ def _card(run) -> str:
     "The model card of a run"
     tests = load_external_tests(run.chapter, own=True, run=run.name)
     elsewhere = '; '.join(f'{o.source}: {o.score.correct:,} of {o.score.n:,} right ({100*o.score.acc:.0f} %)' for o in tests) or 'none'
-    classes,(mean,std) = ', '.join(run.classes), ([round(k, 3) for k in run.normalize[o]] for o in ('mean', 'std'))
+    classes,(mean,std) = ', '.join(run.classes), ([round(k, 3) for k in o] for o in (run.normalize.mean, run.normalize.std))
     return _CARD.format(run=run, about=describe(run), classes=classes, split=run.data.split, mean=mean, std=std, elsewhere=elsewhere)
 
 def export(
@@ -225,7 +226,7 @@ class _Deployed(nn.Module):
     def __init__(self, learn, run):
         super().__init__()
         self.model = learn.model.eval().cpu()
-        for k,v in run.normalize.items(): self.register_buffer(k, torch.tensor(v)[:,None,None])
+        for k in ('mean', 'std'): self.register_buffer(k, torch.tensor(getattr(run.normalize, k))[:,None,None])
 
     def forward(self, photos): return self.model((photos.permute(0, 3, 1, 2).float()/255 - self.mean)/self.std).softmax(-1)
 
@@ -253,7 +254,7 @@ def _export_onnx(run, learn, path, data):
     ds = training_photos(run, data)
     names = [o for part in (run.split().test, run.split().valid, run.split().train) for o in part if o in ds.labels][:300]
     if not names: raise CourseError(f"{ds.name} holds none of the photos that {run.name} knows, and the ONNX file is compared on those.")
-    resized = [learn.dls.valid.after_item.fs[0](Photo.create(ds.path/o), split_idx=1) for o in names]
+    resized = [learn.dls.valid.after_item.fs[0](_open(learn, ds.path/o), split_idx=1) for o in names]
     photos,net = torch.stack([torch.as_tensor(np.array(o)) for o in resized]), _Deployed(learn, run)
     content,session = _onnx_session(net, photos, classes=run.classes, size=resized[0].size)
     with torch.inference_mode(): want = torch.cat([net(o) for o in photos.split(32)]).numpy()
