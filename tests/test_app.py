@@ -7,6 +7,8 @@ import subprocess
 import sys
 from dataclasses import replace
 from importlib.util import find_spec
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, Request, build_opener
 
 import numpy as np
 import pytest
@@ -168,6 +170,33 @@ def test_only_this_machine_is_served(served):
         with socket.socket() as s:
             s.settimeout(2)
             assert s.connect_ex((host, port)), f'{host} answers too'
+
+def upload(address, size=10, **headers):
+    "Send a file as a page would: the status"
+    body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\n' + bytes(size) + b'\r\n--x--\r\n'
+    request = Request(f'{address}gradio_api/upload', body, {'Content-Type': 'multipart/form-data; boundary=x'} | headers)
+    try: return build_opener(ProxyHandler({})).open(request).status
+    except HTTPError as e: return e.code
+
+@GRADIO
+def test_uploads(served):
+    "Only from the page itself, and of a photo's size"
+    assert upload(served[0]) == upload(served[0], Origin=served[0].rstrip('/')) == 200
+    assert upload(served[0], Origin='http://elsewhere.example') == upload(served[0], Host='elsewhere.example') == 403
+    assert upload(served[0], 51<<20) == 413
+
+@GRADIO
+@pytest.mark.parametrize('name', ['SIGTERM', 'SIGHUP'])
+def test_what_was_dropped_goes_however_it_ends(runs, tmp_path, name):
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    p = app(runs['drawings'], port, TMPDIR=str(tmp_path))
+    while not (line := p.stdout.readline()).startswith('http://127.0.0.1:'): assert line, p.stderr.read()
+    assert upload(line.split()[0]) == 200 and list(tmp_path.rglob('a.jpg'))
+    p.send_signal(getattr(signal, name))
+    p.communicate(timeout=300)
+    assert p.returncode == 128 + getattr(signal, name) and not list(tmp_path.rglob('a.jpg'))
 
 @pytest.fixture
 def page(served):

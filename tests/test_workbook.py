@@ -157,9 +157,16 @@ def damage_folder(path):
     path.unlink()
     path.mkdir()
 
+def damage_pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+def damage_device(path):
+    path.unlink()
+    path.symlink_to('/dev/zero')
+
 DAMAGES = {damage_cut: 'no notebook', damage_empty: 'no notebook', damage_bytes: 'no notebook', damage_list: 'no notebook',
            damage_cells: 'no notebook', damage_foreign: 'no copy of the course', damage_ids: 'cells without ids',
-           damage_folder: "can't be read"}
+           damage_folder: "can't be read", damage_pipe: 'no plain file', damage_device: 'no plain file'}
 
 @pytest.mark.parametrize(('damage', 'says'), DAMAGES.items(), ids=lambda o: getattr(o, '__name__', ''))
 def test_damaged_copies_are_left_alone(course, tmp_path, damage, says):
@@ -171,6 +178,16 @@ def test_damaged_copies_are_left_alone(course, tmp_path, damage, says):
     done = make_workbook(mine, course=course)
     assert says in done['01_a.ipynb'].left_alone and done['02_b.ipynb'].changed == 1
     assert ((mine/'01_a.ipynb').is_file() and (mine/'01_a.ipynb').read_bytes()) == before
+
+def test_a_mark_at_the_beginning_and_half_a_character(course, tmp_path):
+    "Editors of Windows write the first, and a cut-off emoji leaves the second"
+    mine = tmp_path/'mine/01_a.ipynb'
+    make_workbook(mine.parent, course=course)
+    edit(mine, answer1='x1 = "half \ud83d"')
+    mine.write_bytes(b'\xef\xbb\xbf' + mine.read_bytes())
+    edit(course/'01_a.ipynb', title='# New')
+    assert make_workbook(mine.parent, course=course)['01_a.ipynb'].changed == 1
+    assert sources(mine)['answer1'] == 'x1 = "half ?"'
 
 def test_a_cell_copied_with_its_id(course, tmp_path):
     mine = tmp_path/'mine/01_a.ipynb'
@@ -349,6 +366,24 @@ def test_a_class(course, tmp_path):
     assert re.search(r'^ann +yes +no +1$', str(report), re.M) and re.search(r'^bob +- +- +0$', str(report), re.M)
     rows = list(csv.DictReader(open(tmp_path/'class.csv', encoding='utf-8-sig')))
     assert len(rows) == 12 and rows[0] == dict(student='ann', notebook='01_a', number='1', title='Number 1', result='solved', words='')
+
+def test_links_pipes_and_formulas_in_a_class(course, tmp_path, monkeypatch):
+    "None hangs the check, none counts as solved, and nothing that a student wrote is a formula in the table"
+    monkeypatch.setattr(w, '_run', lambda cells, *args: {o['id']: ['ok', '', ''] for o in cells})
+    room = tmp_path/'class'
+    copy = hand_in(course, room/'=HYPERLINK("x")', answer1='x1 = 3')
+    for o in ('eve', 'zero', 'pipe'): (room/o).mkdir()
+    (room/'eve/01_a.ipynb').symlink_to(copy)
+    (room/'zero/01_a.ipynb').symlink_to('/dev/zero')
+    os.mkfifo(room/'pipe/01_a.ipynb')
+    (room/'mallory').symlink_to(copy.parent)
+    report = check_class(room, csv_file=tmp_path/'class.csv', course=course)
+    assert 'solved' in results(report, '=HYPERLINK("x")') and 'mallory' not in {o.student for o in report.outcomes}
+    for o in ('eve', 'zero', 'pipe'): assert set(results(report, o)) == {'not answered'}
+    assert sum('is a link' in o for o in report.notes) == 3 and sum('no plain file' in o for o in report.notes) == 1
+    assert (tmp_path/'class.csv').read_text(encoding='utf-8-sig').splitlines()[1].startswith('"\'=HYPERLINK')
+    os.mkfifo(room/'eve/data')
+    assert w._left_out(room/'eve', ['data', '.hidden', '01_a.ipynb']) == ['data', '.hidden']
 
 WILD = ['x1 = 1\nfor i in range(30): print("x"*10**6)',
         'import os, shutil\nx2 = 2\nfor o in (os.getcwd(), ".."): shutil.rmtree(o, ignore_errors=True)', 'x3 = 3\nexit()',

@@ -223,13 +223,17 @@ def _with_ids(nb):
 
 _LARGEST = 100<<20 # bytes of a notebook
 
+def _content(path) -> bytes:
+    "A file's content; a pipe would let us wait, and a device has no end"
+    if not path.is_file() or path.stat().st_size > _LARGEST:
+        raise CourseError(f"{path} can't be read as a notebook: it is no plain file, or has more than {_LARGEST>>20} MB.")
+    return path.read_bytes()
+
 def _read(path):
     "A notebook with an id for each cell; where it can't be read, a `CourseError` says why"
     nbformat,path = _jupyter('nbformat'), Path(path)
-    if path.exists() and not path.is_file() or path.is_file() and path.stat().st_size > _LARGEST:
-        raise CourseError(f"{path} is no notebook that can be read: it is no plain file, or has more than {_LARGEST>>20} MB.")
     try:
-        nb = json.loads(path.read_text(encoding='utf-8-sig'))
+        nb = json.loads(_content(path).decode('utf-8-sig'))
         if not any(o.get('id') for o in nb['cells']):
             raise CourseError(f"{path} has cells without ids: the program that saved it dropped them, "
                               "and without them its cells can't be told apart.")
@@ -258,7 +262,7 @@ def _linked(nb, names):
 def _update(path, base_path, new) -> Changes:
     "Write one copy, or bring it up to date"
     nbformat = _jupyter('nbformat')
-    now = lambda: path.read_bytes() if path.exists() else None
+    now = lambda: _content(path) if path.exists() else None
     raw,merged,changes = now(), new, Changes(fresh=True)
     if raw is not None:
         mine,base = _read(path), None
