@@ -33,15 +33,14 @@ def wilson(
     return lo, hi
 
 def mean_interval(
-    values, # One number a seed
-    level:float=0.95, # Confidence
-) -> tuple: # Mean, lower and upper end; the ends are nan for a single value
+    values # One number a seed
+) -> tuple: # Mean, lower and upper end of 95 %; the ends are nan for a single value
     "Mean over seeds with Student's interval: what another seed may give, not what other photos may"
     from scipy.special import stdtrit  # late: the board needs no scipy
     x = np.asarray(list(values), float)
     mean = float(x.mean())
     if len(x) < 2: return mean, float('nan'), float('nan')
-    half = float(stdtrit(len(x)-1, (1+level)/2)*x.std(ddof=1)/len(x)**.5)
+    half = float(stdtrit(len(x)-1, .975)*x.std(ddof=1)/len(x)**.5)
     return mean, mean-half, mean+half
 
 # %% ../nbs/lib/05_stats.ipynb #4968ccd8
@@ -145,22 +144,20 @@ def stable_after(
 def noise_of(
     acc:float, # Accuracy, 0 to 1
     n:int, # Photos
-    epochs:int=1, # Accuracies that shall all be inside
-    level:float=.95, # Chance that they are
+    epochs:int=1, # Accuracies that shall all be inside, 95 times of 100
 ) -> float: # In accuracy, to either side
     "How far an accuracy on `n` photos varies by the choice of photos alone"
-    z = NormalDist().inv_cdf(1-(1-level)/(2*epochs))
+    z = NormalDist().inv_cdf(1-.05/(2*epochs))
     return z*(max(acc*(1-acc), 1/(4*n))/n)**.5
 
 def epochs_to_converge(
     curve, # Validation accuracies, one an epoch
     n:int, # Validation photos
-    within:float=.01, # Of the final mean, to either side, before the noise
 ) -> int|None: # Epochs; None where even the last one lies outside
     "`stable_after`, allowing for the noise of the validation part: a net that no longer changes stays inside 95 times of 100"
     x = np.asarray(list(curve), float)
     if not len(x) or n < 1: raise CourseError(f'A curve of {len(x)} epochs on {n} photos: both must be 1 or more.')
-    return stable_after(x, within + noise_of(_final(x), n, len(x)))
+    return stable_after(x, .01 + noise_of(_final(x), n, len(x)))
 
 # %% ../nbs/lib/05_stats.ipynb #7c64b15d
 def early_stop(
@@ -208,16 +205,14 @@ def expected_calibration_error(
 # %% ../nbs/lib/05_stats.ipynb #8020b6d4
 def calibration_floor(
     probs:np.ndarray, # (photos, classes)
-    bins:int=15, # As for `expected_calibration_error`
     draws:int=200, # Simulated sets of targets
-    seed:int=0, # Of the draws
 ) -> float: # Mean error of a calibrated net with these probabilities
     "The calibration error that chance alone gives, if these probabilities were all true"
-    probs,rng = np.asarray(probs, float), np.random.default_rng(seed)
+    probs,rng = np.asarray(probs, float), np.random.default_rng(0)
     edges = (probs/probs.sum(1, keepdims=True)).cumsum(1)
     def error():
         targets = np.minimum((rng.random((len(probs), 1)) > edges).sum(1), probs.shape[1]-1)
-        return expected_calibration_error(probs, targets, bins)
+        return expected_calibration_error(probs, targets)
     return float(np.mean([error() for _ in range(draws)]))
 
 # %% ../nbs/lib/05_stats.ipynb #d9b67342
@@ -236,11 +231,10 @@ def with_temperature(
 def mean_log_loss(
     probs:np.ndarray, # (photos, classes)
     targets, # (photos,)
-    clip:float=LEAST, # No probability counts as less
 ) -> float: # Nats
     "Mean negative logarithm of the right class's probability"
     of_target = np.asarray(probs, float)[np.arange(len(targets)), np.asarray(targets)]
-    return float(-np.log(np.clip(of_target, clip, 1)).mean())
+    return float(-np.log(np.clip(of_target, LEAST, 1)).mean())
 
 def fit_temperature(
     probs:np.ndarray, # (photos, classes), of validation photos
@@ -254,14 +248,12 @@ def fit_temperature(
 
 # %% ../nbs/lib/05_stats.ipynb #094b1d9e
 def selection_bias(
-    right, # (epochs, photos): was the photo right after the epoch?
-    draws:int=200, # Random halves
-    seed:int=0, # Of the draws
-) -> dict: # bias (accuracy on the choosing half minus that on the other), interval (over draws), chosen (mean accuracy where it was chosen)
-    "How much too good the best epoch looks on the photos that chose it"
-    right,rng = np.asarray(right, float), np.random.default_rng(seed)
+    right # (epochs, photos): was the photo right after the epoch?
+) -> dict: # bias (accuracy on the choosing half minus that on the other), interval, chosen (mean accuracy where it was chosen)
+    "How much too good the best epoch looks on the photos that chose it, over 200 random halves"
+    right,rng = np.asarray(right, float), np.random.default_rng(0)
     gaps,chosen = [], []
-    for _ in range(draws):
+    for _ in range(200):
         order = rng.permutation(right.shape[1])
         half = len(order)//2
         a,b = right[:, order[:half]].mean(1), right[:, order[half:]].mean(1)
@@ -276,11 +268,9 @@ def simulated_bias(
     n:int, # Validation photos
     epochs:int, # To choose from
     churn:float=1., # Share of the wrong predictions that are drawn anew in each epoch; below 1 the epochs resemble each other
-    draws:int=2000, # Simulated trainings
-    seed:int=0, # Of the draws
 ) -> float: # Mean accuracy of the best epoch, minus p
     "How much the best of many epochs exceeds the truth when no epoch is better than another"
-    rng = np.random.default_rng(seed)
+    rng,draws = np.random.default_rng(0), 2000 # simulated trainings
     always_wrong = rng.binomial(n, (1-p)*(1-churn), draws)[:, None]
     wrong = always_wrong + rng.binomial(n, (1-p)*churn, (draws, epochs))
     return float(((n-wrong)/n).max(1).mean() - p)
@@ -305,11 +295,10 @@ def correct_prior(
 def estimate_prior(
     probs:np.ndarray, # (photos, classes) of unlabelled photos
     old, # Shares of the classes as the net was trained
-    rounds:int=200, # At most
 ) -> np.ndarray: # Shares
     "The mixture of unlabelled photos, by expectation and maximisation"
     new = np.asarray(old, float)
-    for _ in range(rounds):
+    for _ in range(200):
         last,new = new, correct_prior(probs, old, new).mean(0)
         if abs(new-last).max() < 1e-6: break
     return new

@@ -11,6 +11,9 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
 from torch import nn
 
 from ..core import *
@@ -155,9 +158,6 @@ def _article_features(mirrored=False):
 
 def _without_a_net(x, y, xv, yv) -> list:
     "The linear probe and a support vector machine on the same features"
-    from sklearn.pipeline import make_pipeline  # late: this study alone needs it
-    from sklearn.preprocessing import StandardScaler
-    from sklearn.svm import SVC
     def row(line, fit):
         t0 = time.perf_counter()
         right = fit(x, y).predict(xv)==yv
@@ -218,16 +218,14 @@ def depth_learner(
     ds:DataSet, split:Split, # Cats and dogs, and which of them to train with and to validate
     how:str, # One of `DEPTHS_OF_TRAINING`
     bs:int=64, seed:int=0, # Photos a batch, and the seed of everything
-    arch:str='tf_efficientnet_lite0', size:int=128, # As `find_arch` takes it, and pixels of a side
-    block:str='blocks.5', # The last layer that stays frozen for 'last block'
 ): # -> Learner: all that is missing is `fit_one_cycle`
     "A learner for a part of a net, with the same head and photos"
     if how not in DEPTHS_OF_TRAINING: raise unknown('depth of training', how, DEPTHS_OF_TRAINING)
     seed_everything(seed)
-    dls = picture_loaders(ds, split, size, bs).decoded([ds.path/n for n in ds.names])
-    learn = transfer_learner(dls, arch, load=how!='scratch', head='avg-1024', wd=0.)
+    dls = picture_loaders(ds, split, 128, bs).decoded([ds.path/n for n in ds.names])
+    learn = transfer_learner(dls, 'tf_efficientnet_lite0', load=how!='scratch', head='avg-1024', wd=0.)
     if 'at rest' in how: learn.add_cb(BatchNormEval(learn.model[0]))
-    if how == 'last block': return learn.precompute(at=block)
+    if how == 'last block': return learn.precompute(at='blocks.5')
     if how != 'frozen': return learn
     learn.freeze()
     return learn.precompute()
@@ -236,11 +234,11 @@ def depth_learner(
 # photos a class (None is all), epochs, photos a batch, seeds of each depth of training
 BUDGETS = (50, 16, 16, 3), (200, 10, 32, 3), (1000, 5, 64, 2), (None, 5, 64, 2)
 
-def _matrix_row(ds, how, per_class, epochs, bs, seed, lr=1e-3) -> dict:
+def _matrix_row(ds, how, per_class, epochs, bs, seed) -> dict:
     "One training of the matrix"
     t0 = time.perf_counter()
     learn = depth_learner(ds, few_per_class(split_article(ds), ds, per_class, seed), how, bs, seed=seed)
-    right = fit_logged(learn, epochs, slice(lr/10, lr) if 'discriminative' in how else lr, one_cycle=True).right[-1]
+    right = fit_logged(learn, epochs, slice(1e-4, 1e-3) if 'discriminative' in how else 1e-3, one_cycle=True).right[-1]
     return dict(arch='tf_efficientnet_lite0', size=128, how=how, per_class=per_class, seed=seed, epochs=epochs, bs=bs,
                 acc=float(right.mean()), right=_bits(right), seconds=time.perf_counter()-t0)
 
@@ -308,14 +306,14 @@ def course_runs() -> list: # Of `Experiment`, at scale `quick`
             chapter.experiment('quick', arch='resnet18', weights='near-imagenet', **frozen), chapter.experiment('quick')]
 
 # %% ../../nbs/02_dogs_vs_cats.ipynb #db17d2ae
-def epoch_without_cache(arm, arch='inception_v3', size=224, photos=320) -> float: # Seconds: the faster of two epochs
+def epoch_without_cache(arm) -> float: # Seconds: the faster of two epochs
     "An epoch as the article has it: each photo read and decoded, each layer run; a quarter as many photos validate"
     ds = chapter.dataset()
     split = split_article(ds)
     def spread(names, n): return [names[i] for i in np.linspace(0, len(names)-1, n).astype(int)]
     seed_everything(0)
-    dls = picture_loaders(ds, Split(spread(split.train, photos), spread(split.valid, photos//4)), size, 64)
-    learn = transfer_learner(dls, arch, load=arm=='frozen', head='avg-1024', wd=0., train_bn=False)
+    dls = picture_loaders(ds, Split(spread(split.train, 320), spread(split.valid, 80)), 224, 64)
+    learn = transfer_learner(dls, 'inception_v3', load=arm=='frozen', head='avg-1024', wd=0., train_bn=False)
     if arm == 'frozen': learn.freeze()
     return min(o['seconds'] for o in fit_logged(learn, 2, 1e-3).rows)
 
@@ -366,8 +364,6 @@ def _lead_counts() -> dict:
     how = (f"EfficientNet-Lite0 at 128 px: epochs until the slowest of {len(a)} frozen runs passed the best random epoch of {len(b)} runs; "
            f"{max(t[1] for t in times):.0f} s at most")
     return {'epochs_to_beat_random': make_count(max(t[0] for t in times), how)}
-
-
 
 @chapter.counts
 def _external_counts() -> dict:

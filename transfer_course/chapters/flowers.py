@@ -75,11 +75,11 @@ def _same_classes(pool, labels, like, rng):
     want = Counter(labels[o] for o in like)
     return [n for c in sorted(want) for n in rng.choice(sorted(o for o in pool if labels[o] == c), want[c], replace=False)]
 
-def _cluster_interval(diff, owner, n_boot:int=10_000):
+def _cluster_interval(diff, owner):
     "95 % of the mean of `diff` when photographers are drawn anew: photos of one series are not independent"
     owners,at = np.unique(owner, return_inverse=True)
     total,count = np.bincount(at, diff), np.bincount(at)
-    draws = np.random.default_rng(0).multinomial(len(owners), np.full(len(owners), 1/len(owners)), size=n_boot)
+    draws = np.random.default_rng(0).multinomial(len(owners), np.full(len(owners), 1/len(owners)), size=10_000)
     return np.quantile(draws@total/(draws@count), (.025, .975)).tolist()
 
 def _probe(ds, split, features):
@@ -91,7 +91,7 @@ def _probe(ds, split, features):
         return fit_linear_probe(features[at(train)], y[at(train)], C=C).predict(features[at(photos)]) == y[at(photos)]
     return right
 
-def _series_gain(ds, split, right, draws=5):
+def _series_gain(ds, split, right):
     "What validation photos gain from other photos by their photographer in training: gain, interval, n of `credited`, `train` photos"
     author = {n: o['author'] for n,o in ds.credits.items()}
     trained,validated = ({author[n] for n in part if n in author} for part in (split.train, split.valid))
@@ -99,7 +99,7 @@ def _series_gain(ds, split, right, draws=5):
     strangers = [n for n in pool if author[n] not in validated]
     valid = [n for n in split.valid if author.get(n) in trained]
     rng = np.random.default_rng(0)
-    usual = np.mean([right(_same_classes(pool, ds.labels, strangers, rng), valid) for _ in range(draws)], 0)
+    usual = np.mean([right(_same_classes(pool, ds.labels, strangers, rng), valid) for _ in range(5)], 0)
     diff = usual - right(strangers, valid)
     return dict(gain=float(diff.mean()), interval=_cluster_interval(diff, [author[n] for n in valid]), n=len(valid),
                 credited=sum(n in author for n in split.valid), train=len(strangers))
@@ -112,11 +112,10 @@ def _copies_gain(split, right, pairs):
 
 # %% ../../nbs/01_flowers.ipynb #73dbd777
 def own_words(
-    ds:DataSet, # Photos
-    size:int=128, # Pixels of a side
+    ds:DataSet # Photos
 ) -> dict: # Name of a photo to the ImageNet class that EfficientNet-Lite0 calls it
     "What the pretrained net calls photos with the classifier it came with: nothing is trained"
-    info,top = ImageNetInfo(), imagenet_opinion(ds, ds.names, size).argmax(1)
+    info,top = ImageNetInfo(), imagenet_opinion(ds, ds.names, 128).argmax(1)
     return {n: info.index_to_description(int(i), detailed=False).split(',')[0] for n,i in zip(ds.names, top, strict=False)}
 
 # %% ../../nbs/01_flowers.ipynb #9ef58114
@@ -127,10 +126,9 @@ def noise_folder(
     dest:str|Path, # Where to; made
     classes, # A folder for each
     per_class:int=50, # Pictures in each
-    seed:int=0, # Of the noise
 ) -> Path: # `dest`
     "Pictures of noise, filed under the names of classes: nothing can be learned from them"
-    dest,rng = Path(dest), np.random.default_rng(seed)
+    dest,rng = Path(dest), np.random.default_rng(0)
     for c in classes:
         (dest/c).mkdir(parents=True, exist_ok=True)
         for i in range(per_class): Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(dest/c/f'{i:02}.png')

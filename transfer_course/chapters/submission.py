@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from ..core import *
 from ..data import fetch
@@ -49,7 +50,6 @@ def read_sample(
     path:str|Path # The sample file of a competition: `id,label`
 ) -> list: # Ids, whole numbers, in its order
     "The rows that a submission must have"
-    import pandas as pd  # late: only submissions need it
     if not Path(path).is_file():
         raise CourseError(f"There is no sample file {Path(path).name} with the test photos ({path}): "
                           "the archive is incomplete, fetch it again.")
@@ -95,7 +95,6 @@ def submission_rows(
     clip:float=CLIP, # For the log loss
 ): # -> DataFrame: id, label
     "Probabilities as a submission"
-    import pandas as pd  # late: only submissions need it
     p = np.asarray(p, float)
     if len(p) != len(ids): raise CourseError(f"{len(p):,} probabilities for {len(ids):,} rows: there must be one each.")
     if not np.isfinite(p).all() or p.min() < 0 or p.max() > 1:
@@ -130,7 +129,6 @@ def check_submission(
     metric:str='log loss', # What it will be scored by
 ): # -> DataFrame, the same rows
     "Check a submission against the sample's ids; a `CourseError` says what does not fit"
-    import pandas as pd  # late: only submissions need it
     if isinstance(rows, (str, Path)):
         try: rows = pd.read_csv(path := rows)
         except Exception as e: raise CourseError(f"{path} can't be read as a submission ({type(e).__name__}).") from None
@@ -198,13 +196,12 @@ def submit_run(
 _CLIPS = .0002, .0005, .001, .002, .005 # to choose from
 
 def _duplicate_groups(
-    ds:DataSet, # Photos
-    within:int=4, # As for `near_duplicates`
+    ds:DataSet # Photos
 ) -> np.ndarray: # (photos,) a number for each group of near duplicates
     "Photos that look alike share a number, so that folds can keep them together"
     place = {o: i for i,o in enumerate(ds.names)}
     root = np.arange(len(ds))
-    for a,b,_ in near_duplicates(ds, within):
+    for a,b,_ in near_duplicates(ds):
         old,new = sorted((root[place[a]], root[place[b]]), reverse=True)
         root[root==old] = new
     return root
@@ -218,10 +215,9 @@ def score_probabilities(
     p, # (photos, 2) probabilities
     y, # (photos,) 0 or 1
     clip:float=CLIP, # As for `submission_rows`
-    seed:int=0, # Of the bootstrap
 ) -> dict: # acc, acc_interval (Wilson), loss, loss_interval (bootstrap over photos), n
     "Accuracy and clipped log loss, with 95 % intervals"
-    losses,rng = _losses(p, y, clip), np.random.default_rng(seed)
+    losses,rng = _losses(p, y, clip), np.random.default_rng(0)
     right = int((np.argmax(p, 1)==y).sum())
     # a hundred at a time: two thousand are a gigabyte for 25,000 photos
     boots = np.concatenate([rng.choice(losses, (100, len(y))).mean(1) for _ in range(20)])

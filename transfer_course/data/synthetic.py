@@ -18,10 +18,10 @@ from PIL import Image, ImageDraw
 from ..core import *
 
 # %% ../../nbs/lib/11_data.synthetic.ipynb #031b5463
-def _corners(n, inner=1., turn=0.):
+def _corners(n, inner=1.):
     "`n` corners on the unit circle; with `inner` below 1 every other one moves inwards"
-    radii = [1. if i%2==0 or inner==1. else inner for i in range(n)]
-    return [(r*math.cos(2*math.pi*i/n + turn), r*math.sin(2*math.pi*i/n + turn)) for i,r in enumerate(radii)]
+    radii = [inner if i%2 else 1. for i in range(n)]
+    return [(r*math.cos(2*math.pi*i/n), r*math.sin(2*math.pi*i/n)) for i,r in enumerate(radii)]
 
 _CROSS = (1,.3),(1,1),(.3,1),(-.3,1),(-1,1),(-1,.3),(-1,-.3),(-1,-1),(-.3,-1),(.3,-1),(1,-1),(1,-.3)
 # Corners in units of the shape's radius, before it is turned
@@ -121,14 +121,12 @@ def _broken(pic, path):
     path('huge', 'huge.png').write_bytes(_png_header(20_000, 20_000))
 
 def odd_files(
-    dest:str|Path, # Folder to write to; made when it is not there
-    label:str='green-star', # What the good ones show
-    seed:int=0, # The same seed, the same files
+    dest:str|Path # Folder to write to; made when it is not there
 ) -> dict: # Kind ('truncated', 'empty', 'text', 'huge', 'cmyk', 'grey16', 'rotated', …) to path
     "Write one of each odd or damaged kind of picture file"
     dest,made = Path(dest), {}
     dest.mkdir(parents=True, exist_ok=True)
     def path(kind, name): return made.setdefault(kind, dest/name)
-    pic = make_picture(label, seed)
+    pic = make_picture('green-star')
     for write in (_odd_modes, _odd_shapes, _broken): write(pic, path)
     return made

@@ -180,9 +180,8 @@ def _series(runs, x, key):
         out.append((at, statistics.fmean(ys), min(ys), max(ys)))
     return zip(*out, strict=False)
 
-def _article_lines(runs, article=None): # Arm (None: no arm in particular) to accuracy
+def _article_lines(runs): # Arm (None: no arm in particular) to accuracy
     "What the article gives: one figure, or one for each of these arms"
-    if article is not None: return {None: article}
     by = {a: o for a in _arms(runs) if (o := article_figure(runs[0].chapter, arm=a)) is not None}
     return by if len(set(by.values())) > 1 else {None: next(iter(by.values()))} if by else {}
 
@@ -216,14 +215,13 @@ def plot_curves(
     runs, # Any arms and seeds; experiments stand beside each other
     x:str='epoch', # 'epoch' or 'seconds'
     y:str='acc', # 'acc' or 'loss'
-    article:float|None=None, # The article's validation accuracy; None looks it up among the claims
 ): # -> Figure
     "Training and validation of each arm, with the band of the seeds and the article's figure"
     for what,name,names in (('horizontal axis', x, ('epoch', 'seconds')), ('vertical axis', y, ('acc', 'loss'))):
         if name not in names: raise unknown(what, name, names)
     runs = [r for r in _some(runs, 'curves') if r.epochs]
     if not runs: raise CourseError("There are no curves to draw: none of these runs has finished an epoch.")
-    article = _article_lines(runs, article) if y=='acc' else {}
+    article = _article_lines(runs) if y=='acc' else {}
     groups = groupby(runs, 'group')
     width = min(4.6*len(groups)+2.4, 12)
     fig = _figure(width, 4.2)
@@ -395,7 +393,6 @@ def figure_for(
     runs, # Of one experiment, any of them finished or not
     path:str|Path, # Where to write it; the ending decides the format
     ds=None, # Their `DataSet`; None finds it by name, and leaves the pictures out where it can't
-    k:int=6, # Pictures an arm
 ) -> Path: # The file written
     "Curves and mistakes of all arms in one picture"
     runs = [r for r in _some(runs, 'a figure') if r.epochs]
@@ -410,7 +407,7 @@ def figure_for(
         _draw_curves(ax, runs, x, 'acc', article)
         ax.label_outer()
     _curve_legend(top, runs, article, 9.6)
-    more = _wrong_pictures(rest[0], shown, ds, k, _part(shown)) if shown else []
+    more = _wrong_pictures(rest[0], shown, ds, 6, _part(shown)) if shown else []
     if article: more.insert(0, "The article's figure is for its own photos and net")
     caption_below(fig, caption(runs, *more))
     with atomic(path) as tmp: fig.savefig(tmp)
@@ -422,32 +419,29 @@ _GAINS = ['chapter', 'net', 'arm', 'group', 'photos', 'seeds', 'acc', 'random', 
 
 def gains(
     chapters=None, # Names; None: all with committed results
-    part:str='valid', # 'valid' or 'test'
-    own:bool=False, # The reader's own runs too
 ) -> pd.DataFrame: # A row a comparison; its columns are explained below
     "The lead over random weights in each comparison of committed runs, the largest first"
     chapters = chapters or sorted(p.name for p in results_path().glob('*/'))
     rows = []
     for chapter in chapters:
         counts = load_counts(chapter)
-        for group in groupby(load_runs(chapter, own=own, status='finished'), 'group').values():
-            arms = groupby((r for r in group if getattr(r, part)), 'arm')
-            rows += [_gain(arms[o], arms['random'], part, counts) for o in ('pretrained', 'frozen') if _share_seeds(arms, o, 'random')]
+        for group in groupby(load_runs(chapter, own=False, status='finished'), 'group').values():
+            arms = groupby(group, 'arm')
+            rows += [_gain(arms[o], arms['random'], counts) for o in ('pretrained', 'frozen') if _share_seeds(arms, o, 'random')]
     return pd.DataFrame(rows, columns=_GAINS).sort_values('gain', ascending=False, ignore_index=True)
 
 def _share_seeds(arms, a, b) -> bool: return bool({r.seed for r in arms.get(a, ())} & {r.seed for r in arms.get(b, ())})
 
-def _gain(runs, random, part, counts):
+def _gain(runs, random, counts):
     "One line"
     def mean(runs, f): return statistics.fmean(map(f, runs))
-    def acc(r): return getattr(r, part).acc
-    first,d = random[0], paired_difference(runs, random, part)
-    level = mean(random, lambda r: r.valid.acc)
+    def acc(r): return r.valid.acc
+    first,d,level = random[0], paired_difference(runs, random), mean(random, acc)
     needed = [r.time_to(level) for r in runs]
     epochs,seconds = (statistics.fmean(o) for o in zip(*needed, strict=False)) if all(needed) else (float('nan'),)*2
     count = counts.get(f'imagenet_confidence.{first.config.variant}') or counts.get('imagenet_confidence')
     return dict(chapter=first.chapter, net=first.net, arm=runs[0].arm, group=first.group, photos=first.data.split.train, seeds=d['seeds'],
-                acc=mean(runs, acc), random=mean(random, acc), gain=d['diff'], lo=d['lo'], hi=d['hi'],
+                acc=mean(runs, acc), random=level, gain=d['diff'], lo=d['lo'], hi=d['hi'],
                 epochs=mean(random, lambda r: len(r.epochs)), epochs_needed=epochs,
                 seconds=mean(random, lambda r: r.seconds), seconds_needed=seconds, plateaued=all(r.plateaued() for r in random),
                 confidence=count.value if count else float('nan'), variant=first.config.variant)
@@ -501,12 +495,11 @@ def _finish_gains(left, middle, right, rows):
 
 # %% ../../nbs/lib/24_results.report.ipynb #666490f3
 def as_jpeg(
-    fig, # A figure full of photos
-    quality:int=82, # Of the JPEG
+    fig # A figure full of photos
 ): # -> Image, to be the last line of a cell
     "A figure as a JPEG, a tenth of the bytes of a PNG; the figure is closed"
     from IPython.display import Image  # late: it is for pages, and the command line draws without it
-    fig.savefig(buf := io.BytesIO(), format='jpeg', dpi=100, pil_kwargs=dict(quality=quality))
+    fig.savefig(buf := io.BytesIO(), format='jpeg', dpi=100, pil_kwargs=dict(quality=82))
     plt.close(fig)
     return Image(buf.getvalue(), format='jpeg')
 
@@ -548,13 +541,12 @@ def show_photos(
     ds:DataSet, # Photos
     names, # Names of it; eight at most look well
     titles:dict, # Name to the line above the photo
-    cols:int=4, # Photos a row
 ): # -> Figure
     "Some photos with a line above each"
     names = list(names)
     if not names: raise CourseError("There are no photos to show: name one or more.")
-    rows = -(-len(names)//cols)
-    fig,axs = plt.subplots(rows, cols, figsize=(2.2*cols, 2.4*rows), layout='constrained', squeeze=False)
+    rows = -(-len(names)//4)
+    fig,axs = plt.subplots(rows, 4, figsize=(8.8, 2.4*rows), layout='constrained', squeeze=False)
     for ax in axs.flat: ax.axis('off')
     for ax,name in zip(axs.flat, names, strict=False):
         ax.imshow(open_picture(ds.path/name))
@@ -567,15 +559,12 @@ _COLUMNS = ['', 'the article says', 'its figure', 'ours', 'verdict']
 def board_markdown(
     board, # As from `claims.board`
     why:bool=False, # Give the reason of every verdict; else only where the claim is not settled
-    command:bool=False, # And the command to reproduce it
 ) -> str: # A line that counts, and a Markdown table, one line a claim
     "The board for the README"
     if not board: return 'No claims yet.'
     count = ', '.join(f'{o} {n}' for o,n in tally(board).items() if n)
-    columns = _COLUMNS + ['command to reproduce']*command
-    rows = [_cells(v, why) + [f'`{v.command}`']*command for v in board]
-    lines = [columns, ['---']*len(columns), *rows]
-    return '\n'.join([f'{len(rows)} claims: {count}.', '', *(f"| {' | '.join(map(_cell, o))} |" for o in lines)])
+    lines = [_COLUMNS, ['---']*len(_COLUMNS), *(_cells(v, why) for v in board)]
+    return '\n'.join([f'{len(board)} claims: {count}.', '', *(f"| {' | '.join(map(_cell, o))} |" for o in lines)])
 
 def _cell(text): return ' '.join(str(text).split()).replace('|', '\\|')
 
@@ -631,16 +620,15 @@ def probabilities(
 def plot_reliability(
     ax, # Axes to draw on
     predictions:dict, # Label to (probs, targets)
-    colors=(), # One each
-    bins:int=10, # As for `reliability`
+    colors, # One each
 ):
     "Accuracy over confidence; a net that can be believed lies on the diagonal"
     ax.plot([0, 100], [0, 100], color='#999999', lw=1, ls='--')
-    for i,(label,(probs,targets)) in enumerate(predictions.items()):
-        o = reliability(probs, targets, bins)
+    for color,(label,(probs,targets)) in zip(colors, predictions.items(), strict=True):
+        o = reliability(probs, targets)
         y,off = 100*o.accuracy, 100*expected_calibration_error(probs, targets)
         ax.errorbar(100*o.confidence, y, [y-100*o.lo, 100*o.hi-y], marker='o', ms=4, capsize=2, lw=1.3,
-                    color=colors[i] if i < len(colors) else None, label=f'{label}: off by {off:.1f} points')
+                    color=color, label=f'{label}: off by {off:.1f} points')
     ax.set(xlabel='confidence (%)', ylabel='of these right (%)', xlim=(45, 101), ylim=(0, 118), yticks=range(0, 101, 20))
     ax.legend(loc='upper left', fontsize=7.5) # above the curves
 

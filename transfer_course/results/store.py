@@ -599,10 +599,9 @@ def largest_committed(
     chapter:str, # Such as 'pets'
     arms:tuple, # All of these, or nothing
     recipe:str, # Beginning of the schedule's name, such as `plateau`
-    scale:str='quick', # Of the runs
-) -> list: # Of `Run`, finished; empty if no experiment has all arms
+) -> list: # Of `Run`, of scale `quick`, finished; empty if no experiment has all arms
     "The course's own runs of some arms in the experiment with most pixels, then most epochs"
-    runs = load_runs(chapter, own=False, scale=scale, status='finished')
+    runs = load_runs(chapter, own=False, scale='quick', status='finished')
     groups = groupby((r for r in runs if r.arm in arms and r.config.schedule.name.startswith(recipe)), 'group').values()
     whole = (g for g in groups if {r.arm for r in g} == set(arms))
     return max(whole, key=lambda g: (np.prod(g[0].config.size), len(g[0].epochs)), default=[])
