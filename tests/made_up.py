@@ -15,8 +15,6 @@ from transfer_course.results.store import (
     Score,
     SplitInfo,
     WeightsInfo,
-    add_test,
-    finish,
     prediction_rows,
     save,
     save_split,
@@ -59,5 +57,5 @@ def a_chapter(arms=('pretrained', 'random'), seeds=range(3), epochs=9, chapter='
             run = a_run(arm=arm, seed=seed, chapter=chapter, status='running', valid=None, seconds=None)
             run = replace(run, data=info, epochs=tuple(an_epoch(i) for i in range(epochs)))
             save(run)
-            runs.append(add_test(finish(run, rows(run, 'valid')), rows(run, 'test')))
+            runs.append(run.finish(rows(run, 'valid')).add_test(rows(run, 'test')))
     return runs

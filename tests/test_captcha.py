@@ -3,17 +3,15 @@ from functools import partial
 
 import pytest
 
-from transfer_course.chapters.captcha import chapter, pictures_of
+from transfer_course.chapters.captcha import pictures_of
 from transfer_course.core import CourseError
-from transfer_course.data.captchas import DIGITS, CaptchaStyle, draw_texts, render, unique_texts, write_captchas
-from transfer_course.results.claims import read_claims
+from transfer_course.data.captchas import DIGITS, CaptchaStyle, _unique_texts, draw_texts, render, write_captchas
 from transfer_course.results.config import Schedule
-from transfer_course.results.store import load_counts, read_run
+from transfer_course.results.store import read_run
 from transfer_course.train.loop import Experiment
 from transfer_course.train.predict import predict
 
 TINY = CaptchaStyle(length=3, alphabet='0123456789ABCDEF', width=64, height=32, font_size=20)
-
 
 @pytest.fixture(scope='module')
 def tiny(tmp_path_factory):
@@ -26,7 +24,6 @@ def tiny(tmp_path_factory):
                       target='text')
         yield Experiment('captcha', data, split_texts, seeds=(0,), **config)
 
-
 def test_a_run_that_reads_texts_resumes_to_the_same_end(tiny):
     def stop(run, row): raise KeyboardInterrupt
     want = tiny.run_one('random', 0, log=lambda *a: None)
@@ -36,7 +33,6 @@ def test_a_run_that_reads_texts_resumes_to_the_same_end(tiny):
     again = tiny.run_one('random', 0, resume=True)
     assert [e.valid_loss for e in again.epochs] == losses
     assert again.predictions().equals(answers)
-
 
 def test_its_answers_are_characters_and_its_accuracies_agree_with_them(tiny):
     run, = tiny.evaluate_test([tiny.run_one('random', 0, log=lambda *a: None)])
@@ -50,7 +46,6 @@ def test_its_answers_are_characters_and_its_accuracies_agree_with_them(tiny):
         assert list(score.places) == pytest.approx(list(right.groupby(o.place).mean()))
     assert run.epochs[-1].valid_acc == pytest.approx(run.valid.acc)
 
-
 def test_a_picture_is_read_with_a_confidence_for_each_character(tiny, tmp_path):
     from PIL import Image
     run = tiny.run_one('random', 0, log=lambda *a: None)
@@ -60,39 +55,20 @@ def test_a_picture_is_read_with_a_confidence_for_each_character(tiny, tmp_path):
     Image.new('RGB', (50, 32)).save(tmp_path/'other.png')
     with pytest.raises(CourseError, match='50 × 32 pixels, and .* reads pictures of 64 × 32'): predict(run, [tmp_path/'other.png'])
 
-
 @pytest.mark.parametrize('change, says', [
     (dict(alphabet='AAB'), "'A' twice"), (dict(alphabet='A'), 'two or more'), (dict(length=0), 'one or more'),
 ])
 def test_styles_that_make_no_sense(change, says):
     with pytest.raises(CourseError, match=says): CaptchaStyle(**change)
 
-
 def test_texts_and_numbers_that_do_not_fit(tmp_path):
     style = CaptchaStyle()
     with pytest.raises(CourseError, match='has 7 characters'): style.encode(['ABCDEFG'])
     with pytest.raises(CourseError, match="'é', which is not in the alphabet"): style.encode(['ABCDéA'])
     with pytest.raises(CourseError, match='Zero CAPTCHAs'): render([])
-    with pytest.raises(CourseError, match='ask for fewer'): unique_texts(CaptchaStyle(length=2, alphabet=DIGITS), 'test', 50)
+    with pytest.raises(CourseError, match='ask for fewer'): _unique_texts(CaptchaStyle(length=2, alphabet=DIGITS), 'test', 50)
     with pytest.raises(CourseError, match='pixels wide on average'): render(draw_texts(style, 'train', [0]), style=CaptchaStyle(width=60))
     with pytest.raises(CourseError, match="has no '龍'"): render([[0, 1]], style=CaptchaStyle(length=2, alphabet='A龍'))
+    with pytest.raises(CourseError, match="no style 'digit'.*did you mean 'digits'"): pictures_of('digit', dict(train=1))
     write_captchas(tmp_path/'a', dict(train=3), TINY)
     with pytest.raises(CourseError, match='another style or seed'): write_captchas(tmp_path/'a', dict(train=3), TINY, seed=1)
-
-
-def test_the_command_says_what_is_wrong():
-    with pytest.raises(CourseError, match="no style 'digit'.*did you mean 'digits'"): pictures_of('digit', dict(train=1))
-    with pytest.raises(CourseError, match="a size can't be asked for"): chapter.experiment('sample', size=96)
-
-
-def test_runs_of_the_course_have_names_of_their_own():
-    todo = chapter.experiments()
-    names = [e.name(arm, seed) for e in todo for seed in e.seeds for arm in e.arms]
-    assert len(names) == len(set(names))
-    assert set(names) >= {chapter.experiment(scale).name('pretrained', 0) for scale in ('sample', 'quick')}
-
-
-def test_committed_counts_answer_the_claims():
-    wanted = {c.quantity for c in read_claims() if c.article == 'captcha' and c.rule == 'count' and not c.missing}
-    assert wanted <= set(load_counts('captcha'))
-

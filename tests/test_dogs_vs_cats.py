@@ -7,36 +7,13 @@ import pytest
 
 from transfer_course.chapters.dogs_vs_cats import BUDGETS, FROZEN_LOG, RANDOM_LOG, chapter, right_of, split_article, time_to_beat
 from transfer_course.chapters.submission import check_submission
-from transfer_course.cli import main
 from transfer_course.core import CourseError, course_path
 from transfer_course.data.fetch import data_sets
 from transfer_course.data.sets import get_data
 from transfer_course.results.claims import evaluate, judge, read_claims
-from transfer_course.results.config import Schedule
-from transfer_course.results.store import load_counts, load_study
+from transfer_course.results.store import load_study
 
 CLAIMS = [c for c in read_claims() if c.article == 'dogs_vs_cats']
-
-
-def test_the_three_scales():
-    sample, quick, full = (chapter.experiment(scale) for scale in ('sample', 'quick', 'full'))
-    same = {(e.config.head, e.config.opt, e.config.wd, e.config.checkpoint, e.arms) for e in (sample, quick, full)}
-    assert same == {('avg-1024', 'adam', 0, 'best', ('frozen', 'random'))}
-    assert (quick.config.arch, quick.config.size, quick.seeds) == ('tf_efficientnet_lite0', 128, (0, 1, 2))
-    f = full.config
-    assert (f.arch, f.size, f.bs, f.schedule, f.weights) == ('inception_v3', 224, 64, Schedule.constant(100), 'imagenet')
-    assert quick.config.schedule.with_epochs(100) == f.schedule
-    assert [chapter.experiment('quick', arch=a).config.size for a in ('inception_v3', 'tf_efficientnet_lite1')] == [224, 128]
-
-def test_the_chapter_by_either_name(capsys):
-    def listed(name):
-        assert main(['runs', name, '--list']) == 0
-        return capsys.readouterr().out
-    assert listed('dogs-vs-cats') == listed('dogs_vs_cats')
-
-def test_runs_of_the_course_have_names_of_their_own():
-    names = [e.name(arm, seed) for e in chapter.experiments() for seed in e.seeds for arm in e.arms]
-    assert len(names) == len(set(names)) and {e.config.scale for e in chapter.experiments()} == {'quick'}
 
 def test_the_articles_log():
     assert [e['epoch'] for e in FROZEN_LOG] == list(range(1, 24)) and [e['epoch'] for e in RANDOM_LOG] == list(range(92, 101))
@@ -65,9 +42,6 @@ def test_claims_of_the_log_come_out_as_computed():
     said = {c.id: judge(c).verdict for c in CLAIMS if c.rule in ('arithmetic', 'probability', 'literature')}
     wrong = {k.split('-')[1] for k,v in said.items() if v == 'does not hold'}
     assert wrong == {'1.1b', '1.1c', '1.3b', '1.3c', '1.3d', '1.3e', '1.8', '1.9', '1.12c', '1.15', '1.16c', '1.19b', '1.19d'}
-
-def test_committed_counts_answer_the_claims():
-    assert {c.quantity for c in CLAIMS if c.rule == 'count' and not c.missing} <= set(load_counts('dogs_vs_cats'))
 
 def test_the_committed_submission():
     rows = check_submission(course_path('data', 'results', 'dogs_vs_cats', 'submission.csv'), list(range(1, 1001)))

@@ -25,5 +25,6 @@ from transfer_course.cli import main
 for o in ['claims'], ['claims', '--stale']: assert main(o) == 0
 """
 
-@pytest.mark.parametrize('code', ['import transfer_course.results.report', COMMANDS], ids=['report', 'claims'])
+@pytest.mark.parametrize('code', ['import transfer_course.results.report', 'import transfer_course.data.openimages', COMMANDS],
+                         ids=['report', 'openimages', 'claims'])
 def test_tables_and_verdicts_need_no_torch(code): assert not loaded(code) & {'torch', 'fastai', 'timm', 'sklearn'}

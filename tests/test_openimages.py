@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 import tracemalloc
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -86,11 +85,6 @@ def test_names_that_are_not_there(server):
     with pytest.raises(CourseError, match="did you mean 'v4'"): list_photos('train', release='v44')
     with pytest.raises(CourseError, match="no part of Open Images 'valid'"): list_photos('valid')
     with pytest.raises(CourseError, match='answers 404'): list_photos('train', base=server.url)
-
-def test_the_last_label_wins_if_one_asks_for_it(server):
-    base = publish(server, 6, parts=('train',)).url
-    counts = {two: Counter(o['label'] for o in list_photos('train', base=base, two_labels=two)) for two in ('aside', 'last')}
-    assert counts == dict(aside=dict(cat=1, dog=2, bird=2), last=dict(cat=1, dog=3, bird=2))  # the photo of a cat and a dog counts as a dog
 
 KILLED = """
 import sys
@@ -189,15 +183,6 @@ def test_random_trouble_ends_well(tmp_path, server, seed, n):
         return (not thumbnail or refused(thumbnail)) and refused(f"bucket/{part}/{o['id']}.jpg")
     assert {Path(n).stem for n in ds.names} == {o['id'] for part,o in rows if not lost(part, o)}
     for n in ds.names: open_picture(ds.path/n)
-
-def test_a_limit_is_the_same_everywhere_and_nested(server):
-    base = publish(server, 60).url
-    few,more = ({o['id'] for o in list_photos('train', base=base, limit=n)} for n in (3, 9))
-    assert few < more and (len(few), len(more)) == (9, 27)
-
-def test_it_needs_no_torch():
-    code = "import sys; import transfer_course.openimages; sys.exit('torch' in sys.modules)" # by its older name
-    assert subprocess.run([sys.executable, '-c', code]).returncode == 0
 
 def test_the_command_line(tmp_path, server):
     base = publish(server, 12).url

@@ -60,7 +60,6 @@ def door(monkeypatch, answer):
     monkeypatch.setattr(fetch, '_kaggle_api', lambda entry: SimpleNamespace(competition_submit=take))
     return given
 
-
 def test_a_part_is_written_checked_and_never_sent(run, tmp_path, monkeypatch, capsys):
     sent = door(monkeypatch, 'thank you')
     monkeypatch.chdir(tmp_path)

@@ -409,13 +409,12 @@ def _quiet(learn) -> ExitStack:
 
 def _predictions(learn, ds, run:Run, part:str, names, dl): # -> DataFrame
     "What a learner predicts for some photos, which `dl` gives in the order of their names"
-    rows = text_prediction_rows if run.config.target == 'text' else prediction_rows
-    return rows(part, names, [ds.labels[n] for n in names], learn.get_preds(dl=dl)[0], run.classes)
+    return prediction_rows(part, names, [ds.labels[n] for n in names], learn.get_preds(dl=dl)[0], run.classes)
 
 @patch
 def _train(self:Experiment, run:Run, state:dict|None, log) -> Run:
     "Train a run to its end, from the start or from `state`"
-    if not state: forget(run) # what is left of an older run of that name would be taken for its own
+    if not state: run.forget() # what is left of an older run of that name would be taken for its own
     reset_peak_memory()
     save_split(run.chapter, self.split_for(run.seed))
     save(run)
@@ -439,7 +438,7 @@ def _finish(self:Experiment, learn, run:Run) -> Run:
     if run.config.checkpoint == 'best' and _epochs_since_best(run): _load_best(learn, run)
     _save_tensors(run.weights_path, learn.model.state_dict(), classes=run.classes)
     names = self.split_for(run.seed).valid
-    run = finish(run, _predictions(learn, self.dataset, run, 'valid', names, learn.dls.valid))
+    run = run.finish(_predictions(learn, self.dataset, run, 'valid', names, learn.dls.valid))
     _clear(run)
     return run
 
@@ -463,7 +462,7 @@ def run_one(self:Experiment,
 
 def _forget(run:Run):
     "Remove a run, finished or not"
-    with locked(run.path, f'the run {run.name}'): forget(run)
+    with locked(run.path, f'the run {run.name}'): run.forget()
 
 # %% ../../nbs/lib/37_train.loop.ipynb #47b99ad6
 def require_weights(
@@ -513,7 +512,7 @@ def _tested(self:Experiment, run:Run) -> Run:
     with locked(run.path, f'the run {run.name}'):
         if (now := read_run(run.path)).test: return now # another process has done it
         learn = load_learner_of(run)
-        return add_test(run, _predictions(learn, self.dataset, run, 'test', names, test_loader(learn.dls, self.dataset, names)))
+        return run.add_test(_predictions(learn, self.dataset, run, 'test', names, test_loader(learn.dls, self.dataset, names)))
 
 @patch
 def run(self:Experiment,
