@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NotYet', 'NotAnswered', 'expect', 'reader_copy', 'Exercise', 'exercises', 'Changes', 'merge', 'make_workbook',
-           'Outcome', 'ClassReport', 'check_class']
+           'ClassReport', 'check_class']
 
 # %% ../nbs/lib/70_workbook.ipynb #7d2c12ba
 import contextlib

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'find_arch', 'Weights', 'find_weights', 'read_tensors', 'load_weights', 'make_body', 'published_sha256',
-           'dense_layers', 'make_head', 'count_features', 'create_model', 'parameter_table', 'Photo', 'OpenPhoto',
-           'PhotoBlock', 'class_of', 'LabelOf', 'picture_loaders', 'empty_loaders', 'test_loader', 'transfer_learner']
+           'dense_layers', 'make_head', 'create_model', 'parameter_table', 'Photo', 'OpenPhoto', 'PhotoBlock',
+           'class_of', 'LabelOf', 'picture_loaders', 'empty_loaders', 'test_loader', 'transfer_learner']
 
 # %% ../../nbs/lib/32_train.models.ipynb #2e3ecd42
 import warnings
@@ -267,7 +267,7 @@ def _cut_body(net:nn.Module, arch:str) -> nn.Sequential:
     "A net of torchvision's or fastai's up to its pooling, cut where fastai cuts it"
     try:
         body = create_body(net, 3, False, model_meta.get(_BUILDERS[arch], _default_meta)['cut'])
-        num_features_model(body) # as in `count_features`
+        num_features_model(body) # as in `_count_features`
     except Exception: # whatever its layers say when they are called one after another
         raise CourseError(f"fastai finds no place to cut {arch}: take a net of timm's of that kind.") from None
     return body
@@ -337,7 +337,7 @@ def make_head(
     pooling = [nn.AdaptiveAvgPool2d(1) if how == 'avg' else nn.AdaptiveMaxPool2d(1), Flatten()]
     return nn.Sequential(*pooling*pool, *dense_layers([nf, *map(int, hidden), n_out]))
 
-def count_features(
+def _count_features(
     body:nn.Module # As from `make_body`
 ) -> int: # Channels of its last map
     "How many features a body has"
@@ -353,7 +353,7 @@ def create_model(
 ) -> nn.Module: # `nn.Sequential(body, head)`: (n,3,h,w) -> (n,n_out) or (n,questions,classes)
     "Body and head. The body is made first, from the same random numbers in both arms, so the heads start equal"
     body = make_body(arch, weights, load)
-    nf = count_features(body)
+    nf = _count_features(body)
     return add_head(body, nf, n_out, head=make_head(head, nf, n_out, getattr(body, 'needs_pool', True)))
 
 # %% ../../nbs/lib/32_train.models.ipynb #58826a55
