@@ -32,6 +32,7 @@ setup(
     packages=[*find_packages(include=['transfer_course', 'transfer_course.*']), *shipped],
     package_dir=shipped, package_data=files, include_package_data=False,
     install_requires=lines('requirements'),
-    extras_require=dict(course=course, app=lines('app_requirements'), deploy=lines('deploy_requirements'), dev=course + dev),
+    extras_require=dict(course=course, app=lines('app_requirements'), deploy=lines('deploy_requirements'), heic=lines('heic_requirements'),
+                        dev=course + dev),
     entry_points=dict(console_scripts=lines('console_scripts'), nbdev=[f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]),
     zip_safe=False)

@@ -315,7 +315,7 @@ def test_check_sets_aside_and_gives_back(tmp_path, stars):
 
 def test_torch_stays_out():
     code = ("import sys; from transfer_course.data import pictures, synthetic, fetch, sets, splits, check, openimages\n"
-            "assert not {'torch', 'fastai', 'pandas', 'kaggle', 'pooch'} & set(sys.modules)")
+            "assert not {'torch', 'fastai', 'pandas', 'kaggle'} & set(sys.modules)")
     assert subprocess.run([sys.executable, '-c', code]).returncode == 0
 
 # --- The sample and the real photos ---

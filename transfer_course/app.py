@@ -100,7 +100,8 @@ class Classifier:
     def predict(self, path:str|Path, k:int=6) -> Prediction: # `k`: training photos to show
         "What is on a photo"
         path = Path(path)
-        try: picture = open_picture(path)
+        from transfer_course.train.models import opener_of  # late, as below
+        try: picture = opener_of(self.learn.dls)(path)
         except CourseError as e: return Prediction(path.name, str(e).replace(str(path), path.name))
         probs,feature = self._look(picture)
         ranked = sorted(zip(self.classes, map(float, probs), strict=False), key=lambda o: -o[1])

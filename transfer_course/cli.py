@@ -76,17 +76,20 @@ _DATA = _arg('--data', metavar='FOLDER', help='where the training photos are, if
 _ONE_CHAPTER = _arg('chapter', nargs='?', type=_underscored, help='this chapter only')
 _SCALE = _arg('--scale', help=f"{' | '.join(SCALES)} (default: quick)")
 _COMMIT = _arg('--commit', action='store_true', help="add the results to the course's own")
+_LABELS = _arg('--labels', metavar='FILE', help='a table (CSV) of files and their classes, for a folder without class folders')
 
 # %% ../nbs/lib/80_cli.ipynb #b9472a1f
-def _own_experiment(folder, scale=None, **settings):
+def _own_experiment(folder, scale=None, labels=None, **settings):
     "The flowers chapter's protocol on a reader's own photos: both arms and a linear probe, on the folder's own split or one by hash"
+    from transfer_course.data.sets import get_data
     from transfer_course.data.splits import get_split
     from transfer_course.results.config import Schedule
     from transfer_course.train.loop import Experiment
-    name = Path(folder).expanduser().resolve().name
+    data = (lambda: get_data(folder, labels=labels)) if labels else folder
+    name = short_name(Path(folder).expanduser().resolve().name, 60)
     given = dict(arch='tf_efficientnet_lite0', schedule=Schedule.fine_tune(3), scale=scale or 'quick',
                  variant=re.sub(r'[^\w.-]+', '-', name)) # in the runs' names: two folders are two experiments
-    return Experiment('own', folder, get_split, arms=('pretrained', 'linear_probe', 'random'), **given | settings)
+    return Experiment('own', data, get_split, arms=('pretrained', 'linear_probe', 'random'), **given | settings)
 
 def _experiment(args):
     "The experiment that the command line describes; settings that it does not name are the chapter's"
@@ -94,7 +97,7 @@ def _experiment(args):
     settings = given_options(args)
     scale = settings.pop('scale', None)
     if args.seeds: settings['seeds'] = _seeds(args.seeds)
-    if args.data: exp = _own_experiment(args.data, scale, **settings)
+    if args.data: exp = _own_experiment(args.data, scale, args.labels, **settings)
     else: exp = find_chapter(args.chapter).experiment(get_scale(scale), **settings)
     if args.epochs is None: return exp
     return exp.replace(schedule=exp.config.schedule.with_epochs(args.epochs))
@@ -119,7 +122,7 @@ def _with_settings(parser):
     add_options(parser)
 
 @_command(_arg('chapter', nargs='?', type=_underscored, help='such as flowers'),
-          _arg('--data', metavar='FOLDER', help='your own photos: a folder for each class'), _with_settings,
+          _arg('--data', metavar='FOLDER', help='your own photos: a folder for each class'), _LABELS, _with_settings,
           _arg('--epochs', type=_number(int, 1, 100_000), help='epochs of the last phase of the schedule'),
           _arg('--seeds', help='how many (3), or which (0,4 or 4,)'),
           _arg('--resume', action='store_true', help='continue runs that were stopped'),
@@ -207,8 +210,8 @@ def _where(entry) -> str:
     source = {'url': 'download', 'competition': 'Kaggle, rules to accept', 'kaggle': 'Kaggle', None: 'mirror'}[source]
     return f"{'here' if here else 'not here'} ({source}{'; sample: here' if 'sample' in entry else ''})"
 
-@_command(_arg('name', nargs='?', help='a data set, or a folder; none lists them'), _SCALE,
-          _arg('--check', action='store_true', help='look for damaged, odd and duplicate pictures'),
+@_command(_arg('name', nargs='?', help='a data set, or a folder; none lists them'), _SCALE, _LABELS,
+          _arg('--check', action='store_true', help='look for damaged, odd, duplicate and wrongly labelled pictures'),
           _arg('--set-aside', action='store_true', help='leave out what the check found; nothing is deleted'))
 def _data(args):
     "List the data sets, get one, or check one"
@@ -219,12 +222,14 @@ def _data(args):
         for name,entry in data_sets().items():
             print(f"{name:24} {_where(entry):42} {entry['title']}")
         return print("\nThe first word is for `transfer_course data NAME`, which fetches what is not here.")
-    ds = get_data(args.name, get_scale(args.scale or 'quick'))
+    ds = get_data(args.name, get_scale(args.scale or 'quick'), args.labels)
     classes = f"{len(ds.classes)} classes ({', '.join(ds.classes)})"
     print(f"{ds.name}: {len(ds.names)} pictures of {classes}, from {ds.info['source']}; {ds.path}")
     if args.check or args.set_aside:
         report = check(ds)
         print(report.report())
+        from transfer_course.train.suspects import suspects_text  # late: torch
+        print(suspects_text(ds))
         if args.set_aside: print(report.set_aside())
 
 def _renamed(old, new):

@@ -6,6 +6,7 @@
 __all__ = ['data_sets', 'unpack', 'get_archive']
 
 # %% ../../nbs/lib/13_data.fetch.ipynb #210d7749
+import errno
 import gzip
 import io
 import os
@@ -18,11 +19,13 @@ import time
 import tomllib
 import zipfile
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TypedDict
 
 import requests
+import urllib3
 
 from ..core import *
 
@@ -42,15 +45,23 @@ def _inside(name, called):
                           "Nothing was unpacked: do not trust this archive.")
     return path
 
-def _copy(source, out, left, called):
-    "Copy a member, counting: how many bytes may still come"
+class _Room:
+    "How many bytes and files may still come"
+    def __init__(self, size, most): self.bytes,self.files = most, 20_000 + size//1000 # a photo takes a kilobyte at least
+
+    def take(self, called, n=0, files=0):
+        "Count what comes; too much is a `CourseError`"
+        self.bytes,self.files = self.bytes-n, self.files-files
+        if min(self.bytes, self.files) < 0:
+            much = "too many files for its size"
+            if self.bytes < 0: much = f"more than it may ({MAX_RATIO} times its size, or the room on the disk)"
+            raise CourseError(f"{called} unfolds to {much}. Nothing was unpacked: do not trust this archive, or make room.")
+
+def _copy(source, out, room, called):
+    "Copy a member, counting"
     while block := source.read(1<<20):
-        left -= len(block)
-        if left < 0:
-            raise CourseError(f"{called} unfolds to more than it may ({MAX_RATIO} times its size, or the room on the disk). "
-                              "Nothing was unpacked: do not trust this archive, or make room.")
+        room.take(called, len(block))
         if out: out.write(block)
-    return left
 
 class _Pieces:
     "A file for `tarfile` that reads a megabyte at most and keeps the last piece: only a header that lies asks for more"
@@ -90,28 +101,27 @@ def _open_archive(path, called):
     with (gzip.open if packed else open)(path, 'rb') as f, tarfile.open(fileobj=_Pieces(f), mode='r:') as archive: yield archive
 
 # %% ../../nbs/lib/13_data.fetch.ipynb #497b3857
-def _unpack_member(name, plain, opened, folder, left, called, nested):
-    "Write one member below `folder`, and unpack it too if it is a zip; how many bytes may still come"
+def _unpack_member(name, plain, opened, folder, room, called, nested):
+    "Write one member below `folder`, and unpack it too if it is a zip"
+    room.take(called, files=1)
     target = folder/_inside(name, called)
     if not plain:
         raise CourseError(f"{called} holds '{name}', which is a link or a device, not a file. "
                           "Nothing was unpacked: do not trust this archive.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with opened() as source, open(target, 'wb') as out: left = _copy(source, out, left, called)
+    with opened() as source, open(target, 'wb') as out: _copy(source, out, room, called)
     if nested and target.suffix.lower()=='.zip':
-        left = _unpack_into(target, target.parent, left, f"{name} in {called}", nested=False)
+        _unpack_into(target, target.parent, room, f"{name} in {called}", nested=False)
         target.unlink()
-    return left
 
-def _unpack_into(path, folder, left, called, nested=True):
-    "Unpack `path` into `folder`, archives inside it too (one level); how many bytes might still have come"
+def _unpack_into(path, folder, room, called, nested=True):
+    "Unpack `path` into `folder`, archives inside it too (one level)"
     with _open_archive(path, called) as archive:
         tar = isinstance(archive, tarfile.TarFile) # a tar has no list of what is in it
         total = 'noinfer' if tar else len(archive.infolist())
         for o in progress(_members(archive), total=total, comment=f'Unpacking {path.name}'):
-            left = _unpack_member(*o, folder, left, called, nested)
-        if tar: left = _copy(archive.fileobj, None, left, called) # gzip's checksum stands at the very end: read up to there
-    return left
+            _unpack_member(*o, folder, room, called, nested)
+        if tar: _copy(archive.fileobj, None, room, called) # gzip's checksum stands at the very end: read up to there
 
 def unpack(
     archive:str|Path, # A zip or tar file
@@ -123,13 +133,17 @@ def unpack(
     with locked(folder, f'the unpacking of {archive.name}', timeout=600):
         if folder.exists(): return folder
         sweep(folder)
-        room = min(limit or MAX_RATIO*archive.stat().st_size + (1<<20), shutil.disk_usage(folder.parent).free)
+        size = archive.stat().st_size
+        room = _Room(size, min(limit or MAX_RATIO*size + (1<<20), shutil.disk_usage(folder.parent).free))
         try:
             with atomic(folder) as tmp:
                 tmp.mkdir()
                 _unpack_into(archive, tmp, room, str(archive))
         except CourseError: raise
         except Exception as e: # the readers of archives raise many kinds of errors
+            if getattr(e, 'errno', None) in (errno.ENOSPC, errno.EDQUOT):
+                raise CourseError(f"{archive} could not be unpacked: the disk of {folder.parent} is full. "
+                                  "Make room, and run again.") from None
             raise CourseError(f"{archive} could not be unpacked ({str(e) or type(e).__name__}). "
                               "Nothing of it was kept: if the file is damaged, remove it and fetch it again.") from None
     return folder
@@ -228,37 +242,60 @@ def _from_kaggle(entry, scale):
 
 # %% ../../nbs/lib/13_data.fetch.ipynb #2ccdcc3f
 _TRIES,_PAUSE = 3, 2. # downloads from an address: attempts, and seconds between them
+_WAIT,_SLOW = 60, 10_000 # seconds that a server may ask to wait, and after which it must send so many bytes a second on average
+_AGAIN = 408, 425, 429, 500, 502, 503, 504 # statuses that a later attempt may not meet
 
-def _pooch(entry, folder):
+def _receive(response, url, out): # -> generator that gives each megabyte's number
+    "Write what a server sends; more than it announced, or than fits on the disk, and a trickle are refused while they come"
+    said,free = response.headers.get('Content-Length', ''), shutil.disk_usage(Path(out.name).parent).free
+    most,done,began = int(said) if said.isdecimal() else free, 0, time.monotonic()
+    if most > free:
+        raise CourseError(f"{url} sends {most/1e9:.1f} GB, and the disk has room for {free/1e9:.1f} GB: make room, and run again.")
+    read = getattr(response.raw, 'read1', response.raw.read) # `read` waits until all has come that it was asked for
+    while block := read(1 << 16):
+        out.write(block)
+        done += len(block)
+        if done > most: raise _NotHere(f"{url} sends more than the {most:,} bytes that it announced, or that fit on the disk")
+        if done < (time.monotonic()-began-_WAIT)*_SLOW: raise _NotHere(f"{url} sends only {done:,} bytes in {_WAIT} s: try again later")
+        if done >> 20 > done-len(block) >> 20: yield done >> 20
+    if said.isdecimal() and done < most: raise requests.ConnectionError('it broke off')
+
+def _attempt(entry, path):
     "One attempt: the file, with its SHA-256 checked"
-    import pooch  # late: only a download needs it
-    pooch.get_logger().setLevel('WARNING')
-    bar = sys.stderr.isatty() and not os.environ.get('IN_TEST')
-    downloader = pooch.HTTPDownloader(progressbar=bar, timeout=30)
-    return pooch.retrieve(entry['url'], entry['sha256'], fname=entry['archive'], path=folder, downloader=downloader)
+    with requests.get(entry['url'], stream=True, timeout=30, headers={'Accept-Encoding': 'identity'}) as response:
+        response.raise_for_status()
+        try:
+            total = int(response.headers.get('Content-Length') or 0) >> 20 or 'noinfer'
+            with open(path, 'wb') as out:
+                for _ in progress(_receive(response, entry['url'], out), total=total, comment=f'MB of {path.name}'): pass
+        except urllib3.exceptions.HTTPError as e: raise requests.ConnectionError(e) from None
+    if (found := sha256(path)) != entry['sha256']:
+        raise CourseError(f"{entry['url']} sent another file than expected (SHA-256 {found[:12]}… instead of {entry['sha256'][:12]}…). "
+                          "It was not kept: the file there was changed, or something on the way answers in its place.")
+    return path
 
-def _another_file(entry, error):
-    "The error for a file with another SHA-256"
-    found = re.search(r'got (?:\w+:)?([0-9a-f]{12})', str(error))
-    return CourseError(f"{entry['url']} sent another file than expected (SHA-256 {found[1] if found else '?'}… "
-                       f"instead of {entry['sha256'][:12]}…). It was not kept: "
-                       "the file there was changed, or something on the way answers in its place.")
+def _pause(response) -> float:
+    "Seconds to wait before the next attempt, as the server asks"
+    asked = (getattr(response, 'headers', None) or {}).get('Retry-After', '')
+    if asked.isdecimal(): return max(float(asked), _PAUSE)
+    try: return max(parsedate_to_datetime(asked).timestamp() - time.time(), _PAUSE)
+    except (TypeError, ValueError): return _PAUSE
 
 def _fetch_url(entry, folder):
     "Attempts until the file is here; a broken connection starts over, a refusal does not"
     url = entry['url']
     for attempt in range(1, _TRIES+1):
-        try: return _pooch(entry, folder)
-        except ValueError as e: raise _another_file(entry, e) from None
+        try: return _attempt(entry, folder/entry['archive'])
         except requests.RequestException as e:
-            status = getattr(e.response, 'status_code', None)
-            if status and status < 500: raise _NotHere(f"{url} answers {status}: the address is dead, or not for you") from None
+            status,wait = getattr(e.response, 'status_code', None), _pause(e.response)
+            if status and status not in _AGAIN: raise _NotHere(f"{url} answers {status}: the address is dead, or not for you") from None
+            if wait > _WAIT: raise _NotHere(f"{url} answers {status}: it is busy. Try again in {wait/60:.0f} minutes") from None
             if attempt==_TRIES:
-                raise _NotHere(f"{url} could not be read to its end in {_TRIES} attempts ({type(e).__name__}): "
-                               "is there a network?") from None
+                why = f"answers {status}" if status else type(e).__name__
+                raise _NotHere(f"{url} could not be read to its end in {_TRIES} attempts ({why}): is there a network?") from None
             print(f"{url} did not answer, or broke off. A download can't go on where it stopped, "
                   f"so it starts over ({attempt+1} of {_TRIES}).", file=sys.stderr)
-            time.sleep(_PAUSE)
+            time.sleep(wait)
 
 def _from_url(entry, scale):
     "Download from a public address"

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'find_arch', 'Weights', 'find_weights', 'read_tensors', 'load_weights', 'make_body', 'published_sha256',
-           'dense_layers', 'make_head', 'create_model', 'parameter_table', 'Photo', 'OpenPhoto', 'PhotoBlock',
-           'class_of', 'LabelOf', 'picture_loaders', 'empty_loaders', 'test_loader', 'transfer_learner']
+           'dense_layers', 'make_head', 'create_model', 'parameter_table', 'Photo', 'OpenPhoto', 'opener_of',
+           'PhotoBlock', 'class_of', 'LabelOf', 'picture_loaders', 'empty_loaders', 'test_loader', 'transfer_learner']
 
 # %% ../../nbs/lib/32_train.models.ipynb #2e3ecd42
 import warnings
@@ -383,6 +383,13 @@ class OpenPhoto(Transform):
         super().__init__()
         self.values = values
     def encodes(self, o:Path|str|bytes|np.ndarray|Tensor|Image.Image): return Photo.create(o, self.values)
+
+def opener_of(
+    dls # Loaders of photos
+): # -> a function from what `predict` may be given to a `Photo`
+    "How a learner's loaders open photos"
+    fs = dls.valid.dataset.tls[0].tfms.fs
+    return next((o for o in fs if isinstance(o, OpenPhoto)), OpenPhoto())
 
 def PhotoBlock(
     values:tuple|None=None # Of pictures with more than 8 bits, as from `value_range`

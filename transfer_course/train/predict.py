@@ -50,9 +50,8 @@ def find_pictures(
     "The pictures that some paths name"
     found = []
     for p in map(Path, paths):
-        inside = p.rglob('*') if p.is_dir() else ()
-        pictures = [o for o in inside if o.suffix.lower() in PICTURE_ENDINGS and not o.name.startswith('.')]
-        if p.is_dir() and not pictures: raise CourseError(f"{p} holds no pictures ({', '.join(PICTURE_ENDINGS)}).")
+        pictures = pictures_below(p) if p.is_dir() else []
+        if p.is_dir() and not pictures: raise CourseError(f"{p} holds no pictures ({', '.join(PICTURE_ENDINGS[:6])}, …).")
         found += sorted(pictures, key=lambda o: natural_key(str(o))) if p.is_dir() else [p]
     return found
 
@@ -85,8 +84,7 @@ def _predict_batch(learn, pictures, size) -> list:
 
 def _open(learn, picture, size=None) -> Photo:
     "A photo may have any size; a net that reads texts has seen one `size` only, and squeezed letters are other letters"
-    opens = next((o for o in learn.dls.valid.dataset.tls[0].tfms.fs if isinstance(o, OpenPhoto)), Photo.create)
-    photo = opens(picture)
+    photo = opener_of(learn.dls)(picture)
     if size and photo.size != size:
         w,h = photo.size
         raise CourseError(f"{picture} has {w} × {h} pixels, and this net reads pictures of {size[0]} × {size[1]}: make it that size, "
