@@ -229,7 +229,7 @@ def _data(args):
         report = check(ds)
         print(report.report())
         from transfer_course.train.suspects import suspects_text  # late: torch
-        print(suspects_text(ds))
+        print(suspects_text(report))
         if args.set_aside: print(report.set_aside())
 
 def _renamed(old, new):

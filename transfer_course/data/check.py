@@ -110,7 +110,8 @@ _WORDS = dict(unreadable='unreadable', tiny='tiny', huge='huge', flat='flat (nea
 
 class Check:
     "What was found in a data set: `table()` (count, worst, decision), `pictures` (a row for each), `report()`, `set_aside()`"
-    def __init__(self, ds, rows, looked): self.ds,self._rows,self.looked = ds, sorted(rows, key=lambda o: -o['score']), looked
+    def __init__(self, ds, rows, alike): # `alike`: name to difference hash of each picture that can be read; None of others
+        self.ds,self._rows,self.alike = ds, sorted(rows, key=lambda o: -o['score']), alike
 
     @property
     def pictures(self): # DataFrame: problem, name, detail, group, decision; the worst first
@@ -140,7 +141,7 @@ class Check:
     def report(self) -> str: # A sentence or a few
         "What was found, in words"
         count,exact,crossed = Counter(o['problem'] for o in self._rows), self.groups(), self.groups('two labels')
-        text = f"{self.looked:,} pictures of {self.ds.name} looked at"
+        text = f"{len(self.alike):,} pictures of {self.ds.name} looked at"
         text += f": {len(exact)} groups of exact duplicates, {len(crossed)} of them under two labels" if exact else ': no exact duplicates'
         text += ''.join(f', {count[o]:,} {words}' for o,words in _WORDS.items() if count[o])
         aside = len(self._aside())
@@ -172,22 +173,24 @@ def check(
     "Look at every file of a data set: what can't be read, what is odd, what is there twice"
     if not isinstance(ds, DataSet): ds = get_data(ds)
     if split is None and ds.parts: split = split_by_folder(ds)
-    names,rows,same = sorted(ds.names + ds.unlabelled), [], defaultdict(list)
+    names,rows,same,alike = sorted(ds.names + ds.unlabelled), [], defaultdict(list), {}
     for name,one in _all_seen(ds, names):
         rows += _odd_ones(name, one)
+        alike[name] = one.get('alike')
         if not one['fault']: same[one['sha256']].append(name)
     for sha,copies in same.items():
         if len(copies) > 1: rows += _copies(copies, ds.labels, split.part_of() if split else {}, sha[:8])
     rows += [_row('known', o, what) for o,what in known_problems(ds).items()]
-    return Check(ds, rows, len(names))
+    return Check(ds, rows, alike)
 
 # %% ../../nbs/lib/16_data.check.ipynb #43682050
 def near_duplicates(
-    ds:DataSet, # Pictures; those that can't be read are passed over
+    ds:DataSet|Check, # Pictures, or what `check` saw of them; those that can't be read are passed over
     within:int=4, # Bits of 64 in which the two may differ
 ) -> list: # (name, name, bits that differ), the most alike first; copies to the byte are among them
     "Pairs of pictures that look alike: scaled, saved again, or shot in one series"
-    hashes = {o: seen['alike'] for o,seen in _all_seen(ds, ds.names) if not seen['fault']}
+    hashes = ds.alike if isinstance(ds, Check) else {o: seen.get('alike') for o,seen in _all_seen(ds, ds.names)}
+    hashes = {o: h for o,h in hashes.items() if h is not None}
     names,h,found = list(hashes), np.array(list(hashes.values()), np.uint64), []
     for i in range(len(h)-1): # row by row: a table of all pairs would take the square of the pictures
         bits = np.bitwise_count(h[i+1:] ^ h[i])
