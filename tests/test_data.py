@@ -1,4 +1,5 @@
 "What the pages of `data` can't show: servers and tokens that fail, bad archives, kills, two processes at once, the real photos."
+import errno
 import http.server
 import os
 import re
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -163,17 +165,31 @@ def test_kaggle_downloads_once(monkeypatch, register, packed):
 
 @pytest.fixture
 def server(packed):
-    "Serves /ok, /missing, /cut (ends too early), /flaky (the first time too early), /broken; counts requests"
+    "Serves /ok, /missing, /cut (ends too early), /flaky (the first time too early), /broken, /busy (once), /late, /endless, /drip; counts"
     body,requested = packed.read_bytes(), Counter()
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             requested[self.path] += 1
             if status := {'/missing': 404, '/broken': 503}.get(self.path): return self.send_error(status)
+            if self.path=='/late' or (self.path=='/busy' and requested[self.path]==1): return self.busy(4000 if self.path=='/late' else 0)
+            if self.path in ('/endless', '/drip'): return self.without_end(*(10**6, 0) if self.path=='/endless' else (1, .01))
             cut = self.path=='/cut' or (self.path=='/flaky' and requested[self.path]==1)
             self.send_response(200)
             self.send_header('Content-Length', len(body))
             self.end_headers()
             self.wfile.write(body[:len(body)//2] if cut else body)
+        def busy(self, seconds):
+            self.send_response(429)
+            self.send_header('Retry-After', seconds)
+            self.end_headers()
+        def without_end(self, n, pause):
+            self.send_response(200)
+            self.end_headers()
+            try:
+                while True:
+                    self.wfile.write(bytes(n))
+                    time.sleep(pause)
+            except OSError: pass
         def log_message(self, *args): pass
     served = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
     threading.Thread(target=served.serve_forever, args=(.01,), daemon=True).start()
@@ -181,7 +197,7 @@ def server(packed):
     served.shutdown()
     served.server_close()
 
-@pytest.mark.parametrize('path,times', [('/ok', 1), ('/flaky', 2)])
+@pytest.mark.parametrize('path,times', [('/ok', 1), ('/flaky', 2), ('/busy', 2)])
 def test_download(register, server, packed, capsys, path, times):
     register(url=server.url+path, sha256=sha256(packed))
     ds = get_data('stars', 'full')
@@ -191,8 +207,11 @@ def test_download(register, server, packed, capsys, path, times):
 
 @pytest.mark.parametrize('path,sum,words,times', [
     ('/missing', None, 'answers 404', 1), ('/cut', None, '3 attempts', 3), ('/broken', None, '3 attempts', 3),
+    ('/late', None, 'Try again in 67 minutes', 1), ('/endless', None, 'or that fit on the disk', 1), ('/drip', None, 'try again later', 1),
     ('/ok', '0'*64, 'instead of 000000000000…). It was not kept', 1)])
-def test_server_fails(tmp_path, register, server, packed, path, sum, words, times):
+def test_server_fails(tmp_path, monkeypatch, register, server, packed, path, sum, words, times):
+    if path=='/drip': monkeypatch.setattr(fetch, '_WAIT', .2)
+    if path=='/endless': monkeypatch.setattr(fetch.shutil, 'disk_usage', lambda path: SimpleNamespace(free=3*10**6))
     register(url=server.url+path, sha256=sum or sha256(packed))
     with says(words): get_data('stars')
     assert server.requested[path]==times and nothing_left(tmp_path)
@@ -215,6 +234,15 @@ def test_bad_archive(tmp_path, register, mirrored, packed, body, words):
     mirrored(tmp_path/'bad')
     with says(words): get_data('stars')
     assert nothing_left(tmp_path)
+
+def test_too_many_files_and_a_full_disk(tmp_path, packed, monkeypatch):
+    with zipfile.ZipFile(tmp_path/'many.zip', 'w') as z:
+        for i in range(30): z.writestr(f'{i}.jpg', b'')
+    monkeypatch.setattr(fetch, '_FILES', 10)
+    with says('too many files for its size'): unpack(tmp_path/'many.zip', tmp_path/'many')
+    def full(*args): raise OSError(errno.ENOSPC, 'No space left on device')
+    monkeypatch.setattr(fetch, '_copy', full)
+    with says('is full. Make room'): unpack(packed, tmp_path/'full')
 
 def test_tar_and_nested_zip(tmp_path, stars, packed):
     with tarfile.open(tmp_path/'stars.tgz', 'w:gz') as t: t.add(stars, 'stars')
@@ -308,6 +336,8 @@ def test_check_sets_aside_and_gives_back(tmp_path, stars):
     assert all((own/o).exists() for o in read_json(listed)['names']) # nothing was deleted
     shutil.copytree(own, tmp_path/'elsewhere'/'own')
     assert get_data(tmp_path/'elsewhere'/'own').info['set_aside'] == 0 # another folder of the same name
+    write_json(listed, dict(names={'red-star/00000.jpg': 7})) # of another kind
+    with says('does not hold what was written there', 'names'): get_data(own)
     write_json(listed, ['not a table'])
     with says('does not hold what was written there'): get_data(own)
     listed.unlink()

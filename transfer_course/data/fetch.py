@@ -35,6 +35,7 @@ def data_sets() -> dict: # Name to what `data/datasets.toml` says about it
     return tomllib.loads(course_path('data', 'datasets.toml').read_text(encoding='utf-8'))
 
 # %% ../../nbs/lib/13_data.fetch.ipynb #3aa41745
+_FILES = 20_000 # that an archive of any size may hold
 MAX_RATIO = 100 # an archive may unfold to so many times its size; photos, compressed already, stay near 1
 
 def _inside(name, called):
@@ -47,7 +48,7 @@ def _inside(name, called):
 
 class _Room:
     "How many bytes and files may still come"
-    def __init__(self, size, most): self.bytes,self.files = most, 20_000 + size//1000 # a photo takes a kilobyte at least
+    def __init__(self, size, most): self.bytes,self.files = most, _FILES + size//1000 # a photo takes a kilobyte at least
 
     def take(self, called, n=0, files=0):
         "Count what comes; too much is a `CourseError`"
