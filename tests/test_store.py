@@ -182,7 +182,7 @@ def use(run):
     for f in repr, str, Run.plateaued, Run.conditions: f(run)
     run.time_to(.5)
     caption([run])
-    compare_table([run], article=.9)
+    compare_table([run])
 
 def test_a_damaged_run_is_a_sentence_or_still_a_run(home):
     path = a_chapter(('random',), [0])[0].path

@@ -6,7 +6,7 @@
 __all__ = ['SCALES', 'printable', 'CourseError', 'nearest', 'unknown', 'course_path', 'results_path', 'runs_path', 'say_once',
            'mirror_path', 'short_name', 'sweep', 'atomic', 'write_json', 'write_csv', 'read_json', 'read_table',
            'locked', 'sha256', 'in_stripes', 'short_arch', 'fingerprint', 'content_hash', 'hash_files', 'get_scale',
-           'seed_everything', 'fork_rng', 'get_device', 'processor_kind', 'progress', 'require_gpu', 'at_hand']
+           'seed_everything', 'fork_rng', 'get_device', 'processor_kind', 'progress', 'at_hand']
 
 # %% ../nbs/lib/00_core.ipynb #659a8c4b
 import csv
@@ -397,17 +397,11 @@ def progress(
     return bar
 
 # %% ../nbs/lib/00_core.ipynb #5a0c7e12
-def require_gpu() -> str: # Its name
-    "The GPU of this machine, or a `CourseError`"
-    import torch  # late, as above
-    if torch.cuda.is_available(): return torch.cuda.get_device_name()
-    raise CourseError('This cell needs an NVIDIA GPU, and torch finds none on this machine.')
-
 def at_hand(
     get, # A function that raises a `CourseError` where something is missing, such as `get_data`
     *args, **kwargs # For it
 ): # What `get` gives; None where it is missing
-    "Get photos, weights or a GPU; where they are missing, say so in one line and go on"
+    "Get photos or weights; where they are missing, say so in one line and go on"
     try: return get(*args, **kwargs)
     except CourseError as e:
         if os.environ.get('IN_TEST'): raise

@@ -153,13 +153,12 @@ def _row(runs, part, article):
 def compare_table(
     runs, # Of one chapter; unfinished ones are counted, not averaged
     part:str|None=None, # 'valid' or 'test'; None takes the test part once it is open
-    article:float|None=None, # The article's accuracy, 0 to 1; None looks up among the claims what it says of each arm
 ) -> pd.DataFrame: # A row for each arm of each experiment, as text; `.attrs['part']` says which photos
     "Arms side by side, the article's figure beside them"
     runs = _some(runs, 'a table')
     part = part or _part(runs)
     if part not in ('valid', 'test'): raise unknown('part', part, ('valid', 'test'))
-    said = {arm: article_figure(runs[0].chapter, part, arm) if article is None else article for arm in _arms(runs)}
+    said = {arm: article_figure(runs[0].chapter, part, arm) for arm in _arms(runs)}
     rows = [_row([r for r in group if r.arm==arm], part, said[arm]) for group in groupby(runs, 'group').values() for arm in _arms(group)]
     word = 'test' if part=='test' else 'validation'
     table = pd.DataFrame(rows).rename(columns={'accuracy': f'{word} accuracy', 'photos': f'{word} {_things(runs[0].data.source)}'})
@@ -242,20 +241,18 @@ def _photos_a_class(n, runs):
 
 @_styled
 def plot_learning_curve(
-    runs_by_n:dict, # Training photos a class (5, 10 … or 'all') to runs of any arms and seeds
-    part:str='valid', # 'valid' or 'test'
+    runs_by_n:dict # Training photos a class (5, 10 … or 'all') to runs of any arms and seeds
 ): # -> Figure
-    "Accuracy of each arm against the number of training photos"
-    def answered(runs): return [r for r in runs if r.status=='finished' and getattr(r, part)]
-    points = {_photos_a_class(n, rs): (n, answered(rs)) for n,rs in runs_by_n.items() if rs}
+    "Validation accuracy of each arm against the number of training photos"
+    points = {_photos_a_class(n, rs): (n, [r for r in rs if r.status=='finished']) for n,rs in runs_by_n.items() if rs}
     every = [r for _,rs in points.values() for r in rs]
-    if not every: raise CourseError("There is no learning curve to draw: none of these runs has finished, or none has answered that part.")
+    if not every: raise CourseError("There is no learning curve to draw: none of these runs has finished.")
     fig = _figure(6.4, 4.4)
     ax = fig.subplots()
     for i,arm in enumerate(_arms(every)):
         rows = []
         for x,(_,rs) in sorted(points.items()):
-            mine = [getattr(r, part) for r in rs if r.arm==arm]
+            mine = [r.valid for r in rs if r.arm==arm]
             if mine: rows.append((x*1.03**i, *seed_interval([o.acc for o in mine], min(o.n for o in mine))))
         x,mean,lo,hi = (100*np.array(o) if k else np.array(o) for k,o in enumerate(zip(*rows, strict=False)))
         ax.errorbar(x, mean, [mean-lo, hi-mean], color=arm_color(arm), marker='os^Dv'[i%5], capsize=3, label=arm)
@@ -263,7 +260,7 @@ def plot_learning_curve(
     ax.xaxis.set_major_locator(FixedLocator(sorted(points)))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xticklabels([f'{x:g}' if isinstance(points[x][0], (int, float)) else f'all\n({x:,.0f})' for x in sorted(points)])
-    ax.set(xlabel='training photos a class', ylabel=f"{'test' if part=='test' else 'validation'} accuracy (%)")
+    ax.set(xlabel='training photos a class', ylabel='validation accuracy (%)')
     fig.legend(loc='outside upper left', ncols=4)
     caption_below(fig, caption(every, 'Bars: 95 % for the photos, two standard deviations of the seeds on either side'))
     return fig
@@ -381,23 +378,16 @@ def plot_most_wrong(
     return fig
 
 # %% ../../nbs/lib/24_results.report.ipynb #15f912bf
-def _data_of(run):
-    "The data set of a run by its name; None where it is not at hand, or a reader's own folder, whose place no run records"
-    name = run.data.name
-    try: return None if name.startswith('own:') else get_data(name.removeprefix('sample-'), run.scale)
-    except CourseError: return None
-
 @_styled
 def figure_for(
     runs, # Of one experiment, any of them finished or not
     path:str|Path, # Where to write it; the ending decides the format
-    ds=None, # Their `DataSet`; None finds it by name, and leaves the pictures out where it can't
+    ds:DataSet|None=None, # Their photos; None leaves the pictures out
 ) -> Path: # The file written
     "Curves and mistakes of all arms in one picture"
     runs = [r for r in _some(runs, 'a figure') if r.epochs]
     if not runs: raise CourseError("There is nothing to draw yet: none of these runs has finished an epoch.")
     done = [r for r in runs if r.status=='finished']
-    ds = ds or (_data_of(runs[0]) if done else None)
     shown = _first_of_each_arm(done) if done and ds else []
     fig = _figure(9.6, 4.3 + 2.1*len(shown))
     top,*rest = fig.subfigures(2, 1, height_ratios=[3.6, 2.1*len(shown)+.4], hspace=.04) if shown else [fig.subfigures(1, 1)]
