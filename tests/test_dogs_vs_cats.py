@@ -5,11 +5,10 @@ from types import SimpleNamespace as o
 
 import pytest
 
-from transfer_course.chapters.dogs_vs_cats import BUDGETS, FROZEN_LOG, RANDOM_LOG, chapter, right_of, split_article, time_to_beat
+from transfer_course.chapters.dogs_vs_cats import BUDGETS, FROZEN_LOG, RANDOM_LOG, chapter, right_of, time_to_beat
 from transfer_course.chapters.submission import check_submission
 from transfer_course.core import CourseError, course_path
 from transfer_course.data.fetch import data_sets
-from transfer_course.data.sets import get_data
 from transfer_course.results.claims import evaluate, judge, read_claims
 from transfer_course.results.store import load_study
 
@@ -20,11 +19,6 @@ def test_the_articles_log():
     assert sum(e['seconds'] for e in FROZEN_LOG) == 2097 == evaluate('4*slow + 19*fast', dict(slow=92, fast=91))
     assert min(e['valid_acc'] for e in FROZEN_LOG) == FROZEN_LOG[18]['valid_acc'] == .9665
     assert all(abs(e['valid_acc'] - round(e['valid_acc']*4992)/4992) < 1e-4 for e in FROZEN_LOG + RANDOM_LOG)
-
-def test_the_split():
-    ds = get_data('dogs-vs-cats', 'sample')
-    a,b = split_article(ds), split_article(ds, 1)
-    assert a.sizes == b.sizes and a.fingerprint != b.fingerprint and (a.name, b.name) == ('article', 'article-1')
 
 def test_time_to_beat_asks_for_more_than_the_best():
     def run(*accs): return o(epochs=[o(epoch=i, valid_acc=a, total_seconds=10.*(i+1)) for i,a in enumerate(accs)])

@@ -174,7 +174,6 @@ def submit_run(
     path:str|Path='submission.csv', # Where to
     data:str|None=None, # The competition's data set; None: the one the run was trained on
     send:bool=True, # Send it, if it is whole
-    scale:str='quick', # As for `get_data`; 'full' wants the whole archive
 ) -> str: # What was done, in a sentence or two
     "Predict the test photos of a competition, write the submission, check it, and send it where that is right"
     data = data or run.data.name
@@ -183,7 +182,7 @@ def submit_run(
         raise CourseError(f"{run.name} knows {', '.join(run.classes)}, and {c.name} asks for '{c.positive}': "
                           "take a run that was trained on its photos.")
     require_weights(run)
-    ds = get_data(data, scale)
+    ds = get_data(data)
     ids = read_sample(ds.path/c.sample)
     p = predict_photos(run, ds, wanted_photos(ds.unlabelled, ids))[:, run.classes.index(c.positive)]
     path = _write_submission(path, _submission_rows(p, ids, c.metric))
