@@ -1,19 +1,31 @@
 """Runs that are stopped, met by two processes, or found damaged; learners that load in a fresh process; the command line's errors."""
+import errno
 import json
 import os
+import pickle
+import random
 import subprocess
 import sys
+import warnings
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import timm
+import torch
+import torchvision
+from fastai.callback.progress import CSVLogger
 from safetensors.torch import load, save
+from test_store import damaged_json
 
 from transfer_course.core import CourseError, write_json
 from transfer_course.data.splits import split_by_hash
 from transfer_course.results.config import Schedule
-from transfer_course.results.store import load_runs, read_run
-from transfer_course.train.loop import Experiment, load_learner_of
+from transfer_course.results.store import commit, load_runs, read_run
+from transfer_course.train.loop import Experiment, load_learner_of, log_epoch
+from transfer_course.train.models import find_weights, make_body, read_tensors
 
 def quiet(run, row): pass
 
@@ -97,15 +109,100 @@ def test_patience_stops_and_the_best_epoch_is_kept(shapes, runs):
     assert run.valid.acc == pytest.approx(max(e.valid_acc for e in run.epochs))
     assert not list(run.path.parent.glob('*.best.*')) and not list(run.path.parent.glob('*.checkpoint.*'))
 
+def test_a_run_that_cannot_train_leaves_nothing_behind(shapes, runs):
+    bad = (dict(bs=1), 'batch of one photo'), (dict(arch='vit_tiny_patch16_224', weights='random'), 'pictures of 32 × 32 pixels')
+    for changes,says in bad:
+        exp = experiment(shapes, arms=('random',), **changes)
+        with pytest.raises(CourseError, match=says): exp.run_one('random', 0)
+    assert not list((runs/'own').glob('[!.]*-s0.*'))
+
+def test_training_goes_on_when_nobody_reads_the_lines(through, monkeypatch, capsys):
+    reads, writes = os.pipe()
+    os.close(reads)
+    with os.fdopen(writes, 'w') as out:
+        monkeypatch.setattr(sys, 'stdout', out)
+        for row in through.epochs: log_epoch(through, row)
+    assert 'training goes on' in capsys.readouterr().err
+
+def test_callbacks_of_fastais(shapes, runs):
+    "Each run has its own copy and its own folder; the course's results take none of these runs"
+    exp = experiment(shapes, arms=('frozen', 'random'), schedule=Schedule.fine_tune(1), cbs=CSVLogger(append=True))
+    for run in exp.run(log=quiet):
+        text = (run.path.with_name(f'{run.name}.callbacks')/'history.csv').read_text()
+        assert run.callbacks == ('CSVLogger',) and text.count('\n') == 2*2 and text.startswith('epoch,train_loss')
+        with pytest.raises(CourseError, match='callbacks of its own .CSVLogger'): commit(run)
+    with pytest.raises(CourseError, match='another set of callbacks'): exp.replace(cbs=()).run_one('random', 0)
+
+STEPS = [2, 5, 9, *(pytest.param(o, marks=pytest.mark.slow) for o in (1, 3, 4, 6, 7, 8, 10, 11, 12))]
+
+@pytest.mark.parametrize('step', STEPS)
+def test_a_full_disk_loses_nothing_that_was_finished(shapes, through, runs, monkeypatch, step):
+    exp, count, replace_file = experiment(shapes, schedule=Schedule.fine_tune(2)), iter(range(1, 99)), os.replace
+    def full(*args):
+        if next(count) >= step: raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace_file(*args)
+    with monkeypatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter('ignore') # that no cache is kept
+        patch.setattr(os, 'replace', full)
+        with pytest.raises(OSError, match='No space left'): exp.run_one('pretrained', 0, log=quiet)
+    run = exp.run_one('pretrained', 0, resume=True, log=quiet)
+    assert run.predictions().equals(through.predictions()) and not list(runs.rglob('*.part*'))
+
 # --- Damaged, or another's ---
 
-def test_a_damaged_checkpoint_is_told_by_name(shapes, runs):
-    exp = experiment(shapes, arms=('random',), schedule=Schedule.one_cycle(2))
+class Program:
+    "What unpickling executes"
+    def __reduce__(self): return os.mkdir, (os.environ['TRANSFER_COURSE_RUNS'] + '/executed',)
+
+def test_a_checkpoint_is_data_and_is_read_to_resume(shapes, runs):
+    exp = experiment(shapes, arms=('random',), schedule=Schedule.one_cycle(3, lr=1e-12), checkpoint='best')
     def stop(run, row): raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt): exp.run_one('random', 0, log=stop)
     checkpoint, = (runs/'own').glob('*.checkpoint.safetensors')
-    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    with pytest.raises(CourseError, match='checkpoint.safetensors is damaged .*--fresh'): exp.run_one('random', 0, resume=True)
+    whole = checkpoint.read_bytes()
+    for body in (pickle.dumps(Program()), whole[:1000], whole[:-1] + bytes([whole[-1]^1])): # the last: one bit of a tensor
+        checkpoint.write_bytes(body)
+        with pytest.raises(CourseError, match='was stopped after 1 of 3 epochs: --resume'): exp.run_one('random', 0)
+        with pytest.raises(CourseError, match='checkpoint.safetensors is damaged .*--fresh'): exp.run_one('random', 0, resume=True)
+    assert not (runs/'executed').exists()
+    checkpoint.write_bytes(whole)
+    next((runs/'own').glob('*.best.safetensors')).unlink() # no later epoch is better
+    with pytest.raises(CourseError, match='best.safetensors is damaged .*--fresh'): exp.run_one('random', 0, resume=True, log=quiet)
+
+def test_weights_are_data(tmp_path, monkeypatch):
+    monkeypatch.setenv('TRANSFER_COURSE_RUNS', str(tmp_path))
+    net = timm.create_model('test_resnet')
+    wrapped = {f'module.{k}': v for k,v in net.state_dict().items()}
+    torch.save(dict(state_dict=wrapped, args=Namespace(lr=.1, out=tmp_path), best=np.float64(.9)), tmp_path/'net.pth')
+    w = find_weights('timm:test_resnet', str(tmp_path/'net.pth'))
+    assert not w.official and torch.equal(make_body('timm:test_resnet', w).model.conv1[0].weight, net.conv1[0].weight)
+    beside = (dict(kwargs=dict(checkpoint_path='x.pth')), 'checkpoint_path'), (dict(sha256='0'*64), 'another file'), ([], 'array')
+    for about,says in beside:
+        write_json(tmp_path/'net.json', about)
+        with pytest.raises(CourseError, match=says): find_weights('timm:test_resnet', str(tmp_path/'net.pth'))
+    torch.save(dict(state_dict=wrapped, hook=Program()), tmp_path/'net.pth')
+    with pytest.raises(CourseError, match='wants to execute'): read_tensors(tmp_path/'net.pth')
+    assert not (tmp_path/'executed').exists()
+
+def test_a_download_is_held_against_its_published_hash(tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    monkeypatch.delenv('TRANSFER_COURSE_MIRROR', raising=False)
+    name = torchvision.models.get_model_weights('squeezenet1_1').DEFAULT.url.rpartition('/')[2]
+    (tmp_path/'hub'/'checkpoints').mkdir(parents=True)
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), tmp_path/'hub'/'checkpoints'/name)
+    w = find_weights('torchvision:squeezenet1_1')
+    with pytest.raises(CourseError, match='SHA-256 is .*its name says'): make_body('torchvision:squeezenet1_1', w)
+
+@pytest.mark.parametrize('damaged', [60, pytest.param(1500, marks=pytest.mark.slow)])
+def test_a_run_with_a_damaged_field_is_a_sentence_or_still_predicts(beside, damaged):
+    whole = beside.path.read_bytes()
+    try:
+        for number in range(damaged):
+            beside.path.write_bytes(damaged_json(random.Random(number), whole))
+            try: load_learner_of(read_run(beside.path))
+            except CourseError as e: assert len(str(e)) < 1000 and '\n' not in str(e), (number, str(e)[:300])
+            except Exception as e: raise AssertionError(f'case {number}: {type(e).__name__}: {e}') from e
+    finally: beside.path.write_bytes(whole)
 
 def test_weights_that_are_not_the_runs_own(through):
     whole = through.weights_path.read_bytes()

@@ -12,6 +12,7 @@ __all__ = ['Run', 'Study', 'Count', 'Bench', 'ExternalTest', 'prediction_rows', 
 import datetime
 import gzip
 import json
+import shutil
 import warnings
 from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import lru_cache
@@ -152,6 +153,7 @@ class Run:
     numerics:Numerics # Precision and memory format, and why
     normalize:Normalization # Of the photos
     arch_kwargs:NetOptions=field(default_factory=dict) # What the net had to be told
+    callbacks:tuple[str, ...]=() # Others than the course's own
     length:Natural|None=None # Texts: characters of each
     machine:dict=field(default_factory=dict)
     versions:dict[str, str]=field(default_factory=dict)
@@ -734,7 +736,7 @@ def add_test(self:Run,
 def forget(self:Run):
     "Remove a run and everything that lies beside it"
     for p in self.path.parent.glob('*'):
-        if p.name.startswith(f'{self.name}.'): p.unlink()
+        if p.name.startswith(f'{self.name}.'): shutil.rmtree(p) if p.is_dir() else p.unlink()
     tests = _read_table(ExternalTest, self.chapter, own=True)
     if any(o.run == self.name for o in tests):
         _write_table(_table(ExternalTest, self.chapter, True), [o for o in tests if o.run != self.name])
@@ -773,6 +775,8 @@ def commit(
     name = f"The {_WORDS[type(record)]} {' '.join(key_of(record))}"
     if isinstance(record, Run) and record.status != 'finished':
         raise CourseError(f"{name} has not finished: --resume it before it is committed.")
+    if isinstance(record, Run) and record.callbacks:
+        raise CourseError(f"{name} was trained with callbacks of its own ({', '.join(record.callbacks)}): nobody could make it again.")
     require_committed(record.code or Code(None, False, 0), name)
     if isinstance(record, (Run, ExternalTest)):
         rows = _own_rows_as_text(record)

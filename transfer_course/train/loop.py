@@ -7,11 +7,13 @@ __all__ = ['Trained', 'Frozen', 'Probed', 'keeps_body', 'Experiment', 'require_w
 
 # %% ../../nbs/lib/37_train.loop.ipynb #2a9f6128
 import json
+import os
 import re
 import sys
 import time
 import zlib
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -179,9 +181,12 @@ class Frozen(Trained):
     refuses,why,keeps_body = ('ema', 'augment'), 'trains on activations that are computed once', True
 
     def prepare(self, learn, phase:Phase):
-        "The head alone, on activations, in every phase"
+        "The head alone, on activations, in every phase; on pictures its numbers would be others in half precision"
         learn.freeze()
-        return learn.precompute()
+        worker = learn.precompute()
+        if isinstance(worker, HeadLearner): return worker
+        raise CourseError(f"This arm keeps activations, and there is no room for them in {runs_path('cache')}: `transfer_course cache "
+                          "--clean` makes some, TRANSFER_COURSE_RUNS names another folder, TRANSFER_COURSE_CACHE_GB another limit.")
 
 def _fit_phase(worker, phase:Phase, keep:KeepRun):
     "What is left of a phase"
@@ -263,18 +268,19 @@ class Experiment:
         arms=('pretrained', 'random'), # Of `ARMS`
         seeds=(0, 1, 2), # Each arm runs with each
         config:Config|None=None, # To begin with
+        cbs=(), # More of fastai's callbacks, copied for each run, such as `CSVLogger()`; their files go to `<run>.callbacks`
         **settings # Fields of `Config`: all it needs, or what differs from `config`
     ):
         self.chapter,self.data,self.split = chapter, data, split
-        self.arms,self.seeds = tuple(arms), tuple(seeds)
+        self.arms,self.seeds,self.cbs = tuple(arms), tuple(seeds), L(cbs)
         self.config = replace(config, **settings) if config else Config(**settings)
         for o in self.arms: _arm(o).check(o, self.config)
 
     def __repr__(self): return f"Experiment({self.chapter}: {self.group}, {', '.join(self.arms)}, seeds {', '.join(map(str, self.seeds))})"
 
-    def replace(self, **changes) -> 'Experiment': # chapter, data, split, arms, seeds, config, or fields of `Config`
+    def replace(self, **changes) -> 'Experiment': # chapter, data, split, arms, seeds, config, cbs, or fields of `Config`
         "The same experiment but for some changes"
-        own = {k: changes.pop(k, getattr(self, k)) for k in ('chapter', 'data', 'split', 'arms', 'seeds', 'config')}
+        own = {k: changes.pop(k, getattr(self, k)) for k in ('chapter', 'data', 'split', 'arms', 'seeds', 'config', 'cbs')}
         return Experiment(**own, **changes)
 
     @property
@@ -311,7 +317,8 @@ class Experiment:
         length = len(ds.labels[split.train[0]]) if config.target == 'text' else None
         return new_run(self.chapter, config, arm, seed, info, split, self.weights_for(arm).to_dict(), arch=self.full_arch,
                        classes=tuple(ds.classes), numerics=choose_numerics(self.full_arch), arch_kwargs=w.kwargs,
-                       normalize=Normalization(tuple(w.mean), tuple(w.std)), length=length)
+                       normalize=Normalization(tuple(w.mean), tuple(w.std)), length=length,
+                       callbacks=tuple(o.__name__ if isinstance(o, type) else type(o).__name__ for o in self.cbs))
 
 # %% ../../nbs/lib/37_train.loop.ipynb #bdc50030
 @patch
@@ -330,7 +337,23 @@ def learner(self:Experiment,
                              opt_func=OPTIMIZERS[config.opt], wd=config.wd)
     if config.class_weights or config.smoothing: learn.add_cb(TrainingLoss(self._class_weights(split), config.smoothing))
     if config.ema: learn.add_cb(ModelEMA(config.ema))
+    _refuse_size(learn, run)
+    if self.cbs:
+        learn.path = run.path.with_name(f'{run.name}.callbacks')
+        learn.path.mkdir(parents=True, exist_ok=True)
+        learn.add_cbs(deepcopy(self.cbs))
     return learn
+
+def _refuse_size(learn, run:Run):
+    "A net that can't take pictures of the size asked for is a `CourseError`, before anything is written"
+    size = run.config.size if isinstance(run.config.size, tuple) else (run.config.size, run.config.size)
+    body = learn.model[0].eval()
+    try:
+        with torch.no_grad(): body(torch.zeros(1, 3, *size, device=learn.dls.device))
+    except (RuntimeError, AssertionError, ValueError) as e:
+        why = ' '.join(str(e).split())[:150]
+        raise CourseError(f"{run.arch} can't take pictures of {size[1]} × {size[0]} pixels ({why}): give another --size.") from None
+    body.train()
 
 @patch
 def _class_weights(self:Experiment, split:Split) -> list|None:
@@ -343,7 +366,8 @@ def _class_weights(self:Experiment, split:Split) -> list|None:
 # What a run and its continuation must have in common, besides the settings: words, and how to find it
 _SAME = {'net': lambda r: r.arch, 'list of classes': lambda r: r.classes, 'length of texts': lambda r: r.length,
          'split': lambda r: r.data.split.fingerprint, 'set of photos': lambda r: r.data.fingerprint,
-         'normalisation': lambda r: r.normalize, 'shape of net': lambda r: r.arch_kwargs, 'set of weights': lambda r: r.weights.requested}
+         'normalisation': lambda r: r.normalize, 'shape of net': lambda r: r.arch_kwargs, 'set of weights': lambda r: r.weights.requested,
+         'set of callbacks': lambda r: r.callbacks}
 
 def _difference(old:Run, new:Run) -> str|None: # In words
     "What keeps a run from being the continuation of another"
@@ -394,10 +418,14 @@ def log_epoch(
     run:Run, # At work
     row # Its newest `Epoch`
 ):
-    "One line an epoch"
-    print(f"{run.arm:>12} seed {run.seed}  epoch {row.epoch+1}/{_arm(run.arm).epochs(run.config)}  "
-          f"loss {row.train_loss:.3f} train {row.valid_loss:.3f} valid  accuracy {row.train_acc:.3f} train {row.valid_acc:.3f} valid  "
-          f"{row.seconds:.1f} s", flush=True)
+    "One line an epoch; training goes on when nobody reads it any more, as behind `| head`"
+    try:
+        print(f"{run.arm:>12} seed {run.seed}  epoch {row.epoch+1}/{_arm(run.arm).epochs(run.config)}  "
+              f"loss {row.train_loss:.3f} train {row.valid_loss:.3f} valid  accuracy {row.train_acc:.3f} train {row.valid_acc:.3f} valid  "
+              f"{row.seconds:.1f} s", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print('transfer_course: nobody reads the lines any more; training goes on.', file=sys.stderr)
 
 def _quiet(learn) -> ExitStack:
     "No tables of fastai's; no bars where nobody watches"
@@ -415,15 +443,25 @@ def _train(self:Experiment, run:Run, state:dict|None, log) -> Run:
     "Train a run to its end, from the start or from `state`"
     if not state: run.forget() # what is left of an older run of that name would be taken for its own
     reset_peak_memory()
-    save_split(run.chapter, self.split_for(run.seed))
-    save(run)
     t0 = time.perf_counter()
     learn = self.learner(run)
+    save_split(run.chapter, self.split_for(run.seed))
+    save(run)
     weights = WeightsInfo(**self.weights_for(run.arm).to_dict()) # a download has its hash by now
     keep = KeepRun(replace(run, weights=weights, setup_seconds=time.perf_counter()-t0), learn, log)
-    with _quiet(learn):
+    with _quiet(learn), _nothing_left(keep):
         _arm(run.arm).train(self, learn, keep, state)
         return self._finish(learn, replace(keep.record, peak_memory_mb=peak_memory_mb()))
+
+@contextmanager
+def _nothing_left(keep:KeepRun):
+    "A run that fails before its first epoch leaves nothing behind; batches of one photo are refused with a sentence"
+    try: yield
+    except Exception as e:
+        if not keep.record.epochs: keep.record.forget()
+        if 'more than 1 value per channel' not in str(e): raise
+        raise CourseError(f"{keep.record.name} has a batch of one photo, and batch norms need two in training: give --bs 2 or more, or "
+                          "a head without them (--head avg).") from None
 
 def _load_best(learn, run:Run):
     "The weights of the best epoch; without them the run can't be finished"
@@ -452,6 +490,11 @@ def run_one(self:Experiment,
     "Train one arm with one seed, or take the finished run"
     new = self.new_run(arm, seed)
     if fresh: _forget(new)
+    return self._work_on(new, resume, log)
+
+@patch
+def _work_on(self:Experiment, new:Run, resume:bool, log) -> Run:
+    "Train a run, go on with it, or take it as it is"
     with locked(new.path, f'the run {new.name}'):
         sweep(new.path)
         run,state = _begin(new, resume)
@@ -520,11 +563,11 @@ def run(self:Experiment,
     log=log_epoch, # Called with run and row after each epoch
 ) -> list: # All runs, by seed and arm
     "All arms with all seeds, then the test part"
-    todo = [(arm, seed) for seed in self.seeds for arm in self.arms if self.wants(arm, seed)]
+    if fresh and resume: raise CourseError("--fresh begins anew and --resume goes on: give one of them.")
+    todo = [self.new_run(*o) for o in self.missing(())]
     if fresh: # all of them first: stopped, they go on with `resume`, and no old one passes for a new one
-        if resume: raise CourseError("--fresh begins anew and --resume goes on: give one of them.")
-        for o in todo: _forget(self.new_run(*o))
-    return self.evaluate_test([self.run_one(*o, resume, log=log) for o in todo])
+        for new in todo: _forget(new)
+    return self.evaluate_test([self._work_on(new, resume, log) for new in todo])
 
 @patch
 def missing(self:Experiment,
