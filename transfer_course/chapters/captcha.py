@@ -83,11 +83,12 @@ def lead(
 
 def speed_gain(
     runs, # Of both arms
-) -> np.ndarray: # (seeds,) logarithms; a run that never converges counts one epoch more than it had
+) -> np.ndarray: # (seeds,) logarithms; a pair in which a run never converges gives no ratio and is left out
     "Epochs until the random arm has converged over those of the pretrained one, seed by seed"
-    def epochs(r): return epochs_to_converge([e.valid_acc for e in r.epochs], r.valid.effective_n) or len(r.epochs)+1
+    def epochs(r): return epochs_to_converge([e.valid_acc for e in r.epochs], r.valid.effective_n)
     found = {(r.arm, r.seed): epochs(r) for r in runs}
-    return np.log([found['random', s]/found['pretrained', s] for a,s in sorted(found) if a == 'pretrained' and ('random', s) in found])
+    pairs = [(found.get(('random', s)), o) for (a,s),o in sorted(found.items()) if a == 'pretrained']
+    return np.log([random/ours for random,ours in pairs if random and ours])
 
 # %% ../../nbs/04_captcha.ipynb #2ceae6bb
 def runs_of_pets() -> list: # Of `Run`, both arms

@@ -62,6 +62,7 @@ class Claim:
     given:dict = field(default_factory=dict) # Numbers that the article or its author printed
     arms:tuple[str, str]|None = None # For an order: the arm said to be ahead, and the other
     by:str|None = None # For a study: its column that names the arms
+    proxies:tuple[str, ...] = () # Of a count: what can't be read off its data set, such as the net
     found:int|float|None = None # What the cited source says
     missing:str|None = None # What a measurement would take
     note:str|None = None # A sentence added to the verdict
@@ -71,7 +72,7 @@ class Claim:
     @property
     def figure(self) -> str:
         "The article's figure with its relation, such as '< 10 s'; for an order, the arms"
-        if self.rule == 'opinion': return ''
+        if self.rule == 'opinion' or self.rule == 'open' and not self.value: return ''
         if self.rule in ('ordering', 'budget'): return ' > '.join(self.arms)
         value = {'=': '', '<=': '≤ ', '>=': '≥ '}.get(self.relation, f'{self.relation} ') + show(self.value, self.unit)
         if self.rule == 'study': return f'{self.arms[0]} minus {self.arms[1]}: {value}'
@@ -163,9 +164,15 @@ class Verdict:
     @property
     def told(self) -> str:
         "The verdict for a table: what it lacks, or the proxies that it rests on, are beside it"
-        if self.verdict not in ('holds', 'does not hold'): return f'**{self.verdict}**. {self.reason}'
-        by = f', by proxy: {_join(self.proxies)}.'*bool(self.proxies)
+        by = self.by_proxy and f', {self.by_proxy}.'
+        if self.verdict not in ('holds', 'does not hold'): return f'**{self.verdict}**{by or "."} {self.reason}'
         return f'**{self.verdict}**{by}' + f' Worst of those that meet the row; also {_join(self.others)}.'*bool(self.others)
+
+    @property
+    def by_proxy(self) -> str:
+        "The proxies of a verdict that was reached, or ''"
+        judged = self.verdict in ('holds', 'does not hold', 'undecided')
+        return f'by proxy: {_join(self.proxies)}' if self.proxies and judged else ''
 
     @property
     def command(self) -> str: return self.claim.command or RULES[self.claim.rule].command(self.claim)
@@ -190,12 +197,7 @@ class Rule:
 
 RULES = {}
 
-def rule(
-    name:str, # As rows name it
-    how:str, # The `how` that its rows carry
-    needs:tuple=(), # Keys a row must have
-    command=lambda c: 'transfer_course claims', # Function of the claim that gives a command line
-):
+def rule(name, how, needs=(), command=lambda c: 'transfer_course claims'):
     "Enter the decorated function into `RULES`"
     def enter(f):
         RULES[name] = Rule(f, how, needs, command)
@@ -205,10 +207,7 @@ def rule(
 # %% ../../nbs/lib/23_results.claims.ipynb #6910c907
 _RELATIONS = {'<': operator.lt, '<=': operator.le, '>': operator.gt, '>=': operator.ge}
 
-def agrees(
-    claim:Claim, # Its value, relation and tolerance are used
-    ours:float, # Our figure
-) -> bool:
+def agrees(claim, ours) -> bool:
     "Does our figure say what the claim says?"
     if claim.relation != '=': return _RELATIONS[claim.relation](ours, claim.value)
     return abs(ours-claim.value) <= (claim.tolerance or 0) + 1e-12
@@ -262,11 +261,8 @@ _WORDS = dict(official='the weights are not official', complete='only a part of 
               proxy='the photos are a proxy')
 _NAMES = dict(arch='net', bs='batch', train='training photos', opt='optimizer')
 
-def unmet_conditions(
-    conditions:dict, # What the claim asks for; 'any' where it does not matter
-    have:dict, # What a run or a count is, by the same keys
-) -> list: # A phrase for each condition that is not met
-    "What stands between a result and a claim"
+def unmet_conditions(conditions:dict, have:dict) -> list:
+    "What stands between a result and a claim: a phrase for each condition that is not met. 'any' does not matter"
     def phrase(k, want):
         if k in _WORDS and isinstance(want, bool): return _WORDS[k]
         return f"{_NAMES.get(k, k).replace('_', ' ')}: {_plain(have.get(k))}, not {_plain(want)}"
@@ -281,8 +277,9 @@ def judge_count(claim, runs, counts):
     count = (counts or {}).get(claim.quantity)
     if count is None: return _absent(claim, f"'{claim.quantity}' has not been counted yet.")
     have = dict(data=count.data.name, complete=count.data.complete, reencoded=bool(count.data.reencoded)) if count.data else {}
-    left_open = {k: v for k,v in dict(complete=True, reencoded=False).items() if claim.conditions.get(k) == 'any'}
-    kw = dict(interval=count.interval, n=count.n, rests_on=[claim.quantity], proxies=unmet_conditions(left_open, have))
+    left_open = dict(complete=True, reencoded=False) if claim.conditions.get('complete') == 'any' else {}
+    proxies = [*claim.proxies, *unmet_conditions(left_open, have)]
+    kw = dict(interval=count.interval, n=count.n, rests_on=[claim.quantity], proxies=proxies)
     # counts of photos survive re-encoding; a row about bytes or pixels asks for `reencoded = false`
     why = unmet_conditions(dict(complete=True)|claim.conditions if claim.conditions else {}, have)
     if why: return Verdict(claim, 'not comparable', f'Counted on other photos: {_join(why)}.', count.value, **kw)
@@ -636,8 +633,8 @@ def _block(v):
     "One verdict for a terminal"
     word = v.verdict.upper() if v.verdict=='does not hold' else v.verdict
     ours = [f'ours: {v.figure}'] if v.figure else []
-    lines = [f'{v.claim.id:15} {word}', f'{v.claim.says}: {v.article}', *ours, v.reason, f'to reproduce: {v.command}']
-    return '\n    '.join(lines)
+    lines = [f'{v.claim.id:15} {word}', f'{v.claim.says}: {v.article}', *ours, v.reason, v.by_proxy, f'to reproduce: {v.command}']
+    return '\n    '.join(filter(None, lines))
 
 def board_text(
     board, # As from `board`
@@ -689,10 +686,8 @@ class Stale:
 
     def to_dict(self) -> dict: return asdict(self)
 
-def roads(
-    record # A `Run`, `Study`, `Count`, `Bench` or `ExternalTest`
-) -> set: # Words that `TRAINING_VERSIONS` may name
-    "The ways through the code that made a result"
+def roads(record) -> set:
+    "The ways through the code that made a result, as words that `TRAINING_VERSIONS` may name"
     kind = type(record).__name__.lower()
     if not isinstance(record, Run): return {kind, *(getattr(record, k, '') for k in ('name', 'key', 'source'))}
     c = record.config
