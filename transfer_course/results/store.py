@@ -6,7 +6,7 @@
 __all__ = ['Run', 'Study', 'Count', 'Bench', 'ExternalTest', 'prediction_rows', 'score', 'save_split', 'read_run', 'load_runs',
            'committed_runs', 'largest_committed', 'find_run', 'load_studies', 'load_study', 'load_counts', 'load_bench',
            'load_external_tests', 'every_result', 'new_run', 'save', 'save_predictions', 'make_count', 'save_counts',
-           'commit', 'right_predictions', 'paired_difference']
+           'commit', 'right_predictions', 'paired_difference', 'Numerics']
 
 # %% ../../nbs/lib/22_results.store.ipynb #ae5f8326
 import datetime
@@ -137,6 +137,8 @@ class Score:
         return self.pictures or self.n
 
 # %% ../../nbs/lib/22_results.store.ipynb #6b38c9a9
+_all_ = ['Numerics'] # the one field's type that training makes itself
+
 @dataclass(frozen=True)
 class Run:
     "One arm, one seed: what was asked for, what happened in each epoch, what came out"
