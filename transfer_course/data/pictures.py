@@ -173,4 +173,7 @@ def value_range(
     deep = [str(o) for o in paths if _may_be_deep(o)]
     found = [_deep_extremes(o, (s := os.stat(o)).st_size, s.st_mtime_ns) for o in deep[::len(deep)//most + 1]]
     found = [o for o in found if o]
-    return usual_range(min(lo for lo,_ in found), max(hi for _,hi in found)) if found else None
+    if not found: return None
+    lo,hi = usual_range(min(lo for lo,_ in found), max(hi for _,hi in found))
+    say_once(f'Pictures with more than 8 bits: values from {lo:,.6g} to {hi:,.6g} are read as black to white.')
+    return lo, hi

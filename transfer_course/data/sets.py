@@ -17,7 +17,6 @@ from typing import TypedDict
 
 from ..core import *
 from .fetch import *
-from .pictures import HEIF_ENDINGS, PICTURE_ENDINGS, begins_as_picture, head_of, is_heif, no_photo, reads_heif
 
 # %% ../../nbs/lib/14_data.sets.ipynb #98008d36
 def natural_key(
@@ -41,8 +40,22 @@ def _refuse_name(folder, name, is_folder):
     if is_folder and printable(name) != name:
         raise CourseError(f"{folder} holds a folder '{name}', whose name has control characters in it: rename it.")
 
+def _endings() -> str:
+    "The first endings of pictures, for sentences"
+    from transfer_course.data.pictures import PICTURE_ENDINGS  # late: what only reads results needs no Pillow
+    return ', '.join(PICTURE_ENDINGS[:6]) + ', …'
+
 def _why_passed(path, name) -> str: # '' for a picture
     "Why a file is passed over; what its ending does not tell, its first bytes do"
+    from transfer_course.data.pictures import (  # late, as above
+        HEIF_ENDINGS,
+        PICTURE_ENDINGS,
+        begins_as_picture,
+        head_of,
+        is_heif,
+        no_photo,
+        reads_heif,
+    )
     if printable(name) != name: return 'with control characters in their names'
     if why := no_photo(path): return why
     ending = Path(name).suffix.lower()
@@ -100,7 +113,7 @@ def _classes(root, passed, prefix=''):
         passed.update(inner.all_passed())
         if not (names := inner.below(f'{prefix}{label}/')):
             why = f"; passed over: {_in_words(inner.all_passed())}" if inner.all_passed() else ''
-            raise CourseError(f"The class folder {inner.path} holds no pictures ({', '.join(PICTURE_ENDINGS[:6])}, …){why}: "
+            raise CourseError(f"The class folder {inner.path} holds no pictures ({_endings()}){why}: "
                               "put some in, or take the folder away.")
         found |= dict.fromkeys(names, label)
     return found
@@ -180,7 +193,7 @@ def aside_path(
 def _refuse_few(path, found, classes):
     "Two classes or more, or a `CourseError`"
     if not found:
-        raise CourseError(f"{path} holds no pictures: give a folder for each class with {', '.join(PICTURE_ENDINGS[:6])}, … in it.")
+        raise CourseError(f"{path} holds no pictures: give a folder for each class with {_endings()} in it.")
     if len(classes) < 2:
         only = f"only one class, '{classes.pop()}'" if classes else 'no class'
         raise CourseError(f"{path} holds {only}: to tell pictures apart takes two classes or more, each in a folder of its own.")
