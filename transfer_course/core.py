@@ -15,6 +15,7 @@ import errno
 import functools
 import glob
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -23,6 +24,7 @@ import re
 import shutil
 import stat
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
@@ -243,12 +245,21 @@ def sha256(
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
 def in_stripes(
-    work, # Called with a range of numbers: every k-th
-    n:int # How many numbers there are
+    work, # Called with an iterator over numbers: every k-th
+    n:int, # How many numbers there are
+    comment:str='', # What is being done, to be shown beside a bar; without it there is none
 ):
-    "Divide numbers among threads, eight at most: one task a file would cost more than hashing it"
-    k = min(8, os.cpu_count(), n) or 1
-    with ThreadPoolExecutor(k) as pool: list(pool.map(lambda i: work(range(i, n, k)), range(k)))
+    "Divide numbers among threads, eight at most: one task a file would cost more than hashing it. An interrupt or an error ends them all"
+    k,stop = min(8, os.cpu_count(), n) or 1, threading.Event()
+    def stripe(i):
+        numbers = progress(range(i, n, k), comment=comment) if comment and i == 0 else range(i, n, k)
+        try: work(itertools.takewhile(lambda _: not stop.is_set(), numbers))
+        except BaseException:
+            stop.set()
+            raise
+    with ThreadPoolExecutor(k) as pool:
+        try: list(pool.map(stripe, range(k)))
+        finally: stop.set() # the main thread, which an interrupt meets, waits for one number of each thread
 
 def short_arch(
     arch:str # A net's name, with its library before a colon or without
