@@ -70,11 +70,11 @@ def place(tmp_path_factory):
 
 class Dark(Transform):
     split_idx,order = 0,2
-    def encodes(self, x:PILImage): return type(x)((np.array(x)*.3).astype('uint8'))
+    def encodes(self, x:PILImage): return type(x).create((np.array(x)*.3).astype('uint8'))
 
 class ChanceShade(Transform):
     order = 2
-    def encodes(self, x:PILImage): return type(x)((np.array(x)*random.random()).astype('uint8'))
+    def encodes(self, x:PILImage): return type(x).create((np.array(x)*random.random()).astype('uint8'))
 
 class ChanceRare(Transform):
     order = 2
@@ -85,7 +85,7 @@ class Wrapped(Transform):
     "A transform of torchvision's"
     order = 2
     def __init__(self, t): self.t = t
-    def encodes(self, x:PILImage): return type(x)(np.array(self.t(x)))
+    def encodes(self, x:PILImage): return type(x).create(np.array(self.t(x)))
 
 class ChanceWrapped(Wrapped): pass
 
@@ -120,8 +120,10 @@ OPENS = dict(PILImage=PILImage, PILImageBW=PILImageBW, Photo=Photo)
 recipes = st.fixed_dictionaries(dict(
     items=st.sampled_from(ITEMS), target=st.sampled_from(list(TARGETS)),
     item=st.sampled_from(list(ITEM)), batch=st.sampled_from(list(BATCH)),
-    resize=st.sampled_from(['squish', 'squish', 'squish', 'crop', 'tall']), split=st.sampled_from(['random', 'index', 'empty']),
-    drawn=st.sampled_from(['plain', 'plain', 'weighted', 'partial']), opens=st.sampled_from(['PILImage', 'PILImage', 'PILImageBW', 'Photo']),
+    resize=st.sampled_from(['squish', 'squish', 'squish', 'crop', 'tall']),
+    split=st.sampled_from(['random', 'index', 'empty']),
+    drawn=st.sampled_from(['plain', 'plain', 'weighted', 'partial']),
+    opens=st.sampled_from(['PILImage', 'PILImage', 'PILImageBW', 'Photo']),
     bs=st.sampled_from([1, 4, 7]), workers=st.sampled_from([0]*9+[1]), shuffle=st.booleans()))
 
 def loaders_of(r, place) -> DataLoaders:
@@ -171,7 +173,7 @@ def assert_same(plain, cached):
 def frozen_learner(dls) -> Learner:
     "A small net, its body frozen"
     set_seed(0)
-    channels = dls.one_batch()[0].shape[1]
+    channels = len(dls.train_ds[0][0].getbands()) # no batch is drawn
     body = nn.Sequential(nn.Conv2d(channels, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
     learn = Learner(dls, nn.Sequential(body, nn.Linear(16, 3)), nn.CrossEntropyLoss(), splitter=lambda m: [params(m[0]), params(m[1])])
     learn.freeze()
@@ -187,26 +189,26 @@ def assert_same_activations(plain, learn, head):
         torch.testing.assert_close(q[0], p[0], atol=1e-5, rtol=1e-5)
         for s,t in zip(p[1:], q[1:], strict=True): assert torch.equal(s, t)
 
-def accepted(f):
+def accepted(f, said:list):
     "What a call gives; None where it says that it can't"
     try: return f()
-    except CourseError: return None
+    except CourseError as e: said.append(str(e))
 
-def check(r, place) -> tuple: # Is nothing about it random, and was it accepted?
+def check(r, place) -> list|None: # What was refused and why; None where it had to be
     "Plain, decoded and precomputed are equal, or refused; what is random is refused"
     chance_item = r.item in CHANCE_ITEM or r.resize == 'crop'
     plain,other = twins(lambda: loaders_of(r, place))
-    decoded = accepted(other.decoded)
+    decoded = accepted(other.decoded, said := [])
     assert not (chance_item and decoded)
     if decoded: assert_same(plain, decoded)
     plain,other = twins(lambda: loaders_of(r, place))
-    if not len(plain.train): return True, True # a batch that never fills
+    if not len(plain.train): return None # a batch that never fills
     learn = frozen_learner(other)
-    head = accepted(learn.precompute)
+    head = accepted(learn.precompute, said)
     assert not ((chance_item or r.batch in CHANCE_BATCH) and head)
     plain,_ = twins(lambda: loaders_of(r, place))
     if head: assert_same_activations(plain, learn, head)
-    return not chance_item and r.batch not in CHANCE_BATCH, bool(decoded and head)
+    return None if chance_item or r.batch in CHANCE_BATCH else said
 
 def check_many(n, place):
     seen = []
@@ -217,8 +219,9 @@ def check_many(n, place):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         each()
-    took = [ok for fixed,ok in seen if fixed]
-    assert took and np.mean(took) >= .95
+    fixed = [o for o in seen if o is not None]
+    assert len(fixed) > n/10
+    assert np.mean([not o for o in fixed]) >= .95, list(filter(None, fixed))
 
 def test_random_loaders(place): check_many(30, place)
 
@@ -251,11 +254,11 @@ def as_documented(place) -> dict:
         'from_path_re': lambda: image.from_path_re(place, files, r'/([^/]+)/\d+.png$', seed=1, **kw),
         'from_name_re': lambda: image.from_name_re(place, files, r'^(\d)', seed=1, **kw),
         'from_lists': lambda: image.from_lists(place, files, [label(o) for o in files], seed=1, **kw),
-        'from_df': lambda: image.from_df(table, place, seed=1, **kw),
-        'from_df, several labels': lambda: image.from_df(table, place, label_col='tags', label_delim=' ', seed=1, **kw),
-        'from_df, numbers': lambda: image.from_df(table, place, label_col='value', y_block=RegressionBlock, seed=1, **kw),
-        'from_df, parts by a column': lambda: image.from_df(table, place, valid_col='valid', **kw),
-        'from_csv': lambda: image.from_csv(place, csv.name, seed=1, **kw),
+        'from_df': lambda: image.from_df(table, place, fn_col='name', label_col='label', seed=1, **kw),
+        'from_df, several labels': lambda: image.from_df(table, place, fn_col='name', label_col='tags', label_delim=' ', seed=1, **kw),
+        'from_df, numbers': lambda: image.from_df(table, place, fn_col='name', label_col='value', y_block=RegressionBlock, **kw),
+        'from_df, parts by a column': lambda: image.from_df(table, place, fn_col='name', label_col='label', valid_col='valid', **kw),
+        'from_csv': lambda: image.from_csv(place, csv.name, fn_col='name', label_col='label', seed=1, **kw),
         'grandparent folders': lambda: block((ImageBlock, CategoryBlock), get_y=parent_label,
                                              splitter=GrandparentSplitter('train', 'valid')),
         'get_items': lambda: DataBlock((ImageBlock, CategoryBlock), get_items=get_image_files, get_y=parent_label,
@@ -286,7 +289,7 @@ def test_a_picture_that_changes_is_decoded_again(place, tmp_path):
         make_picture(CLASSES[0], i, 20).save(tmp_path/f'{i}.png')
         (tmp_path/f'{i}.txt').write_text('label')
     def means():
-        block = DataBlock((ImageBlock, CategoryBlock), get_x=picture_of, get_y=lambda o: o.stem, item_tfms=Resize(16, method='squish'))
+        block = DataBlock((ImageBlock, RegressionBlock), get_x=picture_of, get_y=number, item_tfms=Resize(16, method='squish'))
         dls = block.dataloaders(sorted(tmp_path.glob('*.txt')), bs=2, num_workers=0, device='cpu')
         return [float(torch.cat([x for x,_ in o.train.new(shuffle=False)]).mean()) for o in (dls, dls.decoded())]
     before = means()
