@@ -14,13 +14,19 @@ def head(side):
     one = dict(total=8. if side == 'ours' else 80., epochs=[.5]*23, valid_acc=.9)
     return dict(cold=one, warm=one) if side == 'ours' else one
 
+def recipe_side(side):
+    "The recipe is right on 30 of 40 photos, fastai's lines on 20, the probe on 25"
+    right = dict(recipe=30, fastai=20, probe=25)[side]
+    return dict(right=[1]*right + [0]*(40-right), calibration_error=.1, seconds=5., chosen='linear_probe', peak_memory_mb=900)
+
 TIMES = dict(
     time_side=side, time_head=head,
     time_limit=lambda: dict(decode=[1., 1.], forward=[3., 3.], train=.004, evaluate=.001),
     time_half=lambda side, arch: dict(before=1., epochs=[2. if side == 'ours' else 10.]*3),
     time_many=lambda k: dict(pictures=k, seconds={'1': 1., '5': 2., '23': 3.}, anonymous_mb=900 + k/1000),
     time_views=lambda views, seed: dict(total=views or 20., train_acc=.9, right=RIGHT),
-    time_batch_norms=lambda way, kind, seed, lr: dict(total=9., right=RIGHT))
+    time_batch_norms=lambda way, kind, seed, lr: dict(total=9., right=RIGHT),
+    recipe_cell=lambda name, n, seed: dict(photos=50, **{side: recipe_side(side) for side in ('fastai', 'probe', 'recipe')}))
 
 @pytest.fixture(autouse=True)
 def made_up(monkeypatch): monkeypatch.setattr(bench, 'in_process', lambda f, *args: TIMES[f.__name__](*args))
@@ -54,6 +60,25 @@ def test_other_reports():
     assert [(o['views'], o['seconds']['median']) for o in rows] == [(1, 1), (2, 2), (4, 4), (8, 8), (None, 20.)]
     norms = bench.bench_batch_norms()['rows']
     assert len(norms) == 4 and norms[0]['acc'] == dict(fastai=[.5]*3, precomputed=[.5]*3) and norms[0]['less_fastai']['diff'] == 0
+
+def test_report_on_the_recipe(monkeypatch, tmp_path):
+    "The better rival is the bar; a cell that was not measured is named; what is done is not done again"
+    monkeypatch.setenv('TRANSFER_COURSE_RUNS', str(tmp_path))
+    monkeypatch.setattr(bench, 'RECIPE_CELLS', [('flowers', 10), ('flowers', None)])
+    r = bench.bench_recipe()
+    row = r['rows'][0]
+    assert (row['better'], row['gain']['diff'], row['errors']) == ('probe', .125, pytest.approx(10/15))
+    assert (r['mean'], r['missing'], len(r['rows'])) == (.125, [], 2)
+    monkeypatch.setattr(bench, 'in_process', lambda *_: pytest.fail('measured again'))
+    assert bench.bench_recipe() == r
+    monkeypatch.setattr(bench, 'RECIPE_CELLS', [*bench.RECIPE_CELLS, ('stanford-cars', None)])
+    assert bench.bench_recipe(minutes=-1)['missing'] == ['stanford-cars all']
+
+def test_draws_of_the_recipe_share_no_photo_with_its_test(monkeypatch, tmp_path):
+    monkeypatch.setenv('TRANSFER_COURSE_RUNS', str(tmp_path))
+    (ds,a),(_,b) = (bench.recipe_photos('captcha-digits', 5, seed) for seed in (0, 1))
+    assert a.sizes == dict(train=40, valid=10, test=len(a.test)) and a.test == b.test and a.train != b.train
+    assert not {*a.train, *a.valid, *b.train, *b.valid} & set(a.test) and set(ds.names) == {*a.train, *a.valid, *a.test}
 
 def test_an_unknown_bench_is_told():
     with pytest.raises(SystemExit, match="did you mean 'views'"): bench.main(['veiws'])

@@ -15,6 +15,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from statistics import fmean, median
@@ -27,7 +28,7 @@ from fastai.vision import all as fv
 from fastcore.script import Param, call_parse
 from PIL import Image
 
-from transfer_course.core import CourseError, course_path, get_device, processor_kind, runs_path, seed_everything, unknown
+from transfer_course.core import CourseError, course_path, get_device, processor_kind, runs_path, seed_everything, unknown, write_json
 from transfer_course.data.captchas import DIGITS, CaptchaStyle, draw_texts, render, render_package
 from transfer_course.data.pictures import open_picture
 from transfer_course.data.sets import get_data, own_data
@@ -35,12 +36,14 @@ from transfer_course.data.splits import Split, held_out, split_by_hash
 from transfer_course.data.synthetic import make_pictures
 from transfer_course.results import store
 from transfer_course.results.provenance import code_state, machine, versions
-from transfer_course.stats import paired_interval
+from transfer_course.stats import expected_calibration_error, paired_interval
+from transfer_course.train import loop
 from transfer_course.train.callbacks import EpochLog
 from transfer_course.train.chars import CharsBlock, captcha_data, split_texts
 from transfer_course.train.models import Photo, create_model, find_weights, make_body, picture_loaders, test_loader, transfer_learner
-from transfer_course.train.numerics import choose_numerics, keep_freed_memory, peak_memory_mb
+from transfer_course.train.numerics import Numerics, choose_numerics, keep_freed_memory, peak_memory_mb
 from transfer_course.train.precompute import FrozenInEval
+from transfer_course.train.recipe import own_experiment, run_own
 
 NETS = {'torchvision:resnet18': 192, 'timm:tf_efficientnet_lite0': 128, 'timm:inception_v3': 224, 'timm:legacy_xception': 100}
 RESNET,LITE = 'torchvision:resnet18', 'tf_efficientnet_lite0'
@@ -66,7 +69,7 @@ def in_process(f, *args):
     done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], cwd=course_path(), capture_output=True, text=True)
     if done.returncode: raise CourseError(f"The bench stopped: {(done.stderr.strip().splitlines() or ['no word'])[-1]}")
     res = json.loads(done.stdout.rpartition('RESULT')[2])
-    print(f.__name__, *args, {k: v for k,v in res.items() if k != 'right'}, flush=True)
+    print(f.__name__, *args, {k: v for k,v in res.items() if k != 'right' and not isinstance(v, dict)}, flush=True)
     return res
 
 @contextmanager
@@ -413,22 +416,131 @@ def bench_captchas(n=1000, times=5):
     ours,package = zip(*rates, strict=True)
     return dict(n=n, ours=spread(ours), package=spread(package), times_faster=spread([a/b for a,b in rates]))
 
+# --- The recipe for own photos ---
+
+# Cheapest first: data set and photos a class, training and validation together; None: all
+RECIPE_CELLS = [('flowers', 10), ('dogs-vs-cats', 20), ('pets-cat-dog-bird', 20), ('captcha-digits', 20), ('flowers', 50),
+                ('dogs-vs-cats', 200), ('pets-cat-dog-bird', 200), ('captcha-digits', 100), ('stanford-cars', 20),
+                ('stanford-cars', None), ('dogs-vs-cats', 1000), ('flowers', None)]
+RIVALS = 'probe', 'fastai'
+
+def captcha_digits():
+    "1,600 pictures of one digit, a folder for each"
+    folder,style = runs_path('bench', 'captcha-digits'), CaptchaStyle(length=1, alphabet=DIGITS, width=48, height=48, font_size=34)
+    codes = draw_texts(style, 'train', range(1600))
+    for i,(code,x) in enumerate(zip(codes, render(codes, style=style), strict=True)):
+        path = folder/DIGITS[int(code[0])]/f'{i:04}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists(): Image.fromarray(x.permute(1, 2, 0).numpy()).save(path)
+    return own_data(folder)
+
+def recipe_photos(name, n, seed, most=400):
+    "Photos by lot, n a class, a fifth of them to validate; and the test part: `most` of a fifth by hash, which no choice has seen"
+    ds = captcha_digits() if name == 'captcha-digits' else get_data(name, 'quick')
+    def unit(o, salt): return int(hashlib.sha256(f'{salt}:{o}'.encode()).hexdigest()[:8], 16)
+    names = [o for o in ds.names if name != 'stanford-cars' or o.startswith('train/')] # its own test part is for a chapter to come
+    test = [o for o in names if unit(o, 'bench-test') < .2*2**32]
+    rest = sorted(set(names) - set(test), key=lambda o: unit(o, f'draw-{seed}'))
+    drawn = [[o for o in rest if ds.labels[o] == c][:n] for c in ds.classes]
+    k = [round(len(o)/5) for o in drawn]
+    valid = [o for part,i in zip(drawn, k, strict=True) for o in part[:i]]
+    train = [o for part,i in zip(drawn, k, strict=True) for o in part[i:]]
+    split = Split(train, valid, sorted(test, key=lambda o: unit(o, 'order'))[:most], name=f'bench-{n}-{seed}')
+    names = sorted(split.train + split.valid + split.test)
+    return replace(ds, names=names, labels={o: ds.labels[o] for o in names}), split
+
+def answer(ds, split, classes, probs):
+    "What is kept of a side: which test photos were right, and the calibration error"
+    y = np.array([list(classes).index(ds.labels[o]) for o in split.test])
+    return dict(right=(probs.argmax(1) == y).astype(int).tolist(), calibration_error=expected_calibration_error(probs, y))
+
+def fastai_lines(ds, split, size, seed):
+    "fastai's documented lines on a folder of the same photos; a smaller batch, since 64 would make no step"
+    with tempfile.TemporaryDirectory(dir=runs_path()) as folder:
+        for o in split.train + split.valid:
+            link = Path(folder)/ds.labels[o]/o.replace('/', '-')
+            link.parent.mkdir(exist_ok=True)
+            link.symlink_to((ds.path/o).resolve())
+        n = len(split.train)+len(split.valid)
+        dls = fv.ImageDataLoaders.from_folder(folder, valid_pct=.2, seed=seed, item_tfms=fv.Resize(size), batch_tfms=fv.aug_transforms(),
+                                              bs=max(1, min(64, n//4)), num_workers=0)
+        weights = find_weights(f'timm:{LITE}')
+        dls.add_tfms([fv.Normalize.from_stats(weights.mean, weights.std, cuda=False)], 'after_batch')
+        learn = fv.vision_learner(dls, LITE, metrics=fv.accuracy, pretrained=False)
+        learn.model[0].load_state_dict(make_body(f'timm:{LITE}', weights).state_dict())
+        with learn.no_bar(), learn.no_logging():
+            _,seconds = clock(learn.fine_tune, 5)
+            probs = learn.get_preds(dl=dls.test_dl([ds.path/o for o in split.test]))[0].numpy()
+        return dict(answer(ds, split, dls.vocab, probs), seconds=seconds)
+
+def our_side(ds, split, size, seed, side):
+    "The course's linear probe as its chapters have it, or the recipe"
+    settings = dict(size=size, seeds=(seed,), split=lambda _: split)
+    if side == 'probe':
+        settings |= dict(arms=('linear_probe',), head='avg', augment='none', folds=1)
+    (runs,chosen),seconds = clock(lambda: run_own(own_experiment(ds, **settings), log=lambda *_: None))
+    rows = chosen.predictions().query("part == 'test'").set_index('name').loc[split.test]
+    found = answer(ds, split, chosen.classes, rows[[f'p_{c}' for c in chosen.classes]].to_numpy())
+    return dict(found, seconds=seconds, chosen=chosen.arm, held_out={r.arm: r.valid.acc for r in runs},
+                peak_memory_mb=max(r.peak_memory_mb for r in runs))
+
+def recipe_cell(name, n, seed):
+    "All sides on one draw, in single precision"
+    seed_everything(seed)
+    loop.choose_numerics = lambda *_: Numerics()
+    ds,split = recipe_photos(name, n, seed)
+    size = 160 if name == 'stanford-cars' else SIZE
+    res = dict(photos=len(split.train)+len(split.valid), fastai=fastai_lines(ds, split, size, seed))
+    for side in ('probe', 'recipe'):
+        with empty_caches(): res[side] = our_side(ds, split, size, seed, side)
+    return res
+
+def recipe_row(name, n, draws):
+    "One line of the table: the recipe beside the better rival"
+    acc = {side: fmean(fmean(d[side]['right']) for d in draws) for side in (*RIVALS, 'recipe')}
+    better = max(RIVALS, key=acc.get)
+    gain = difference([d['recipe'] for d in draws], [d[better] for d in draws])
+    errors = [max(1-acc[side], .5/len(draws[0]['recipe']['right'])) for side in ('recipe', better)]
+    return dict(data=name, per_class=n, photos=draws[0]['photos'], acc=acc, better=better, gain=gain, errors=errors[0]/errors[1],
+                chosen=[d['recipe']['chosen'] for d in draws], peak_memory_mb=max(d['recipe']['peak_memory_mb'] for d in draws),
+                calibration_error={side: fmean(d[side]['calibration_error'] for d in draws) for side in acc},
+                seconds={side: spread([d[side]['seconds'] for d in draws]) for side in acc})
+
+def bench_recipe(minutes=None, seeds=(0, 1, 2)):
+    "The recipe for own photos beside fastai's lines and the linear probe; what is done is kept, and after `minutes` no draw is begun"
+    kept,end,rows = runs_path('bench', 'recipe.json'), time.time() + 60*(minutes or 1e9), []
+    done = json.loads(kept.read_text()) if kept.exists() else {}
+    for name,n in RECIPE_CELLS:
+        for seed in seeds:
+            key = f'{name} {n} {seed}'
+            if key in done or time.time() > end: continue
+            done[key] = in_process(recipe_cell, name, n, seed)
+            write_json(kept, done)
+        draws = [done[k] for seed in seeds if (k := f'{name} {n} {seed}') in done]
+        if draws: rows.append(recipe_row(name, n, draws))
+    gains,errors = [r['gain']['diff'] for r in rows], [r['errors'] for r in rows]
+    photos = [r['gain']['diff'] for r in rows if not r['data'].startswith('captcha')]
+    return dict(seeds=list(seeds), size=SIZE, rows=rows, mean=fmean(gains), median=median(gains), mean_photos=fmean(photos or gains),
+                errors=float(np.exp(np.log(errors).mean())), worst_errors=max(errors),
+                missing=[f'{name} {n or "all"}' for name,n in RECIPE_CELLS if f'{name} {n} {seeds[-1]}' not in done])
+
 # --- All of them ---
 
 BENCHES = dict(numerics=bench_numerics, flowers=bench_flowers, precompute=bench_precompute, views=bench_views,
-               batch_norms=bench_batch_norms, captchas=bench_captchas)
+               batch_norms=bench_batch_norms, captchas=bench_captchas, recipe=bench_recipe)
 
 @call_parse
 def main(
     names:Param('Which; all if none', str, opt=False, nargs='*')=None,
     commit:bool=False, # Write into the course's results, else into your own runs
+    minutes:float=None, # `recipe` begins nothing new after so many; the same command goes on
 ):
     "Measure speed, as ratios in one run, with nothing else running"
     try:
         for o in names or []:
             if o not in BENCHES: raise unknown('bench', o, BENCHES)
         for o in names or BENCHES:
-            record = store.Bench(o, processor_kind(), BENCHES[o](), machine(), versions(), code_state())
+            record = store.Bench(o, processor_kind(), BENCHES[o](*[minutes]*(o == 'recipe')), machine(), versions(), code_state())
             path = store.save(record)
             print(store.commit(record) if commit else path)
     except CourseError as e: sys.exit(str(e))

@@ -36,6 +36,7 @@ from .train.models import *
 from .train.numerics import *
 from .train.precompute import *
 from .train.predict import *
+from .train.recipe import *
 from .train.suspects import *
 from .workbook import expect  # noqa: F401
 

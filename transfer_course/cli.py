@@ -79,28 +79,35 @@ _COMMIT = _arg('--commit', action='store_true', help="add the results to the cou
 _LABELS = _arg('--labels', metavar='FILE', help='a table (CSV) of files and their classes, for a folder without class folders')
 
 # %% ../nbs/lib/80_cli.ipynb #b9472a1f
-def _own_experiment(folder, scale=None, labels=None, **settings):
-    "The flowers chapter's protocol on a reader's own photos: both arms and a linear probe, on the folder's own split or one by hash"
-    from transfer_course.data.sets import get_data
-    from transfer_course.data.splits import get_split
-    from transfer_course.results.config import Schedule
-    from transfer_course.train.loop import Experiment
-    data = (lambda: get_data(folder, labels=labels)) if labels else folder
-    name = short_name(Path(folder).expanduser().resolve().name, 60)
-    given = dict(arch='tf_efficientnet_lite0', schedule=Schedule.fine_tune(3), scale=scale or 'quick',
-                 variant=re.sub(r'[^\w.-]+', '-', name)) # in the runs' names: two folders are two experiments
-    return Experiment('own', data, get_split, arms=('pretrained', 'linear_probe', 'random'), **given | settings)
-
 def _experiment(args):
     "The experiment that the command line describes; settings that it does not name are the chapter's"
     from transfer_course.results.config import given_options
     settings = given_options(args)
     scale = settings.pop('scale', None)
     if args.seeds: settings['seeds'] = _seeds(args.seeds)
-    if args.data: exp = _own_experiment(args.data, scale, args.labels, **settings)
+    if args.data: exp = _own_experiment(args, scale, settings)
     else: exp = find_chapter(args.chapter).experiment(get_scale(scale), **settings)
     if args.epochs is None: return exp
     return exp.replace(schedule=exp.config.schedule.with_epochs(args.epochs))
+
+def _own_experiment(args, scale, settings):
+    "The recipe on a reader's own photos, at its own rate, a given one, or the one that fastai's finder suggests"
+    from transfer_course.data.sets import get_data
+    from transfer_course.train.recipe import RATE, find_rate, own_experiment
+    ds = get_data(args.data, scale or 'quick', labels=args.labels)
+    try: exp = own_experiment(ds, scale, lr=float(args.lr) if args.lr and args.lr != 'find' else RATE, **settings)
+    except ValueError: raise CourseError(f"--lr {args.lr}: give a number, such as 1e-4, or find.") from None
+    return find_rate(exp) if args.lr == 'find' else exp
+
+def _run_own(exp, args):
+    "The plan, the recipe, and its choice in a sentence"
+    from transfer_course.train.recipe import control, plan, run_own
+    print(plan(exp), flush=True)
+    runs,chosen = run_own(exp, resume=args.resume, fresh=args.fresh)
+    print(f"\nChosen by photos that it did not train on: {chosen.arm}, {chosen.valid.acc:.1%} of {chosen.valid.n:,}. "
+          f"On {chosen.test.n:,} test photos, opened now: {chosen.test.acc:.1%} "
+          f"(95 %: {' to '.join(f'{o:.1%}' for o in chosen.test.interval)})." if chosen.test else '')
+    return [*runs, *(control(exp).run(args.resume, args.fresh) if args.control else [])], chosen
 
 def _differences(runs, part):
     "The first arm minus each other one, photo by photo: a line each"
@@ -111,6 +118,7 @@ def _differences(runs, part):
     arms = groupby(runs, 'arm')
     first,*others = arms
     for o in others:
+        if first == 'linear_probe' and o == 'random': continue # validated on other photos
         d = paired_difference(arms[first], arms[o], part)
         seeds = f"{d['seeds']} seed{'s'*(d['seeds'] > 1)}"
         yield (f"{first} minus {o}: {show(d['diff'], 'difference')} (95 %: {100*d['lo']:+.1f} to {100*d['hi']:+.1f}; "
@@ -125,6 +133,8 @@ def _with_settings(parser):
           _arg('--data', metavar='FOLDER', help='your own photos: a folder for each class'), _LABELS, _with_settings,
           _arg('--epochs', type=_number(int, 1, 100_000), help='epochs of the last phase of the schedule'),
           _arg('--seeds', help='how many (3), or which (0,4 or 4,)'),
+          _arg('--lr', help='own photos: the highest rate of fine-tuning, or find: what fastai suggests'),
+          _arg('--control', action='store_true', help='own photos: also the same net with random weights'),
           _arg('--resume', action='store_true', help='continue runs that were stopped'),
           _arg('--fresh', action='store_true', help='train again what is there'), _COMMIT)
 def _run(args):
@@ -132,7 +142,7 @@ def _run(args):
     if bool(args.chapter) == bool(args.data):
         raise CourseError("Name either a chapter (`transfer_course run flowers`) or your own photos (`transfer_course run --data FOLDER`).")
     exp = _experiment(args)
-    runs = exp.run(args.resume, args.fresh)
+    runs,chosen = _run_own(exp, args) if args.data else (exp.run(args.resume, args.fresh), None)
     from transfer_course.results.report import compare_table, figure_for  # late: the experiment fails first where it must
     from transfer_course.results.store import commit
     compared = compare_table(runs)
@@ -141,7 +151,7 @@ def _run(args):
     if args.commit:
         for r in runs: print('committed', commit(r).name)
     print(f"\nFigure     {figure}\nRuns       {runs[0].path.parent}\n"
-          f"Next       transfer_course predict {runs[0].name} PICTURE.jpg\n"
+          f"Next       transfer_course predict {(chosen or runs[0]).name} PICTURE.jpg\n"
           f"           transfer_course run --data FOLDER      (your own photos: a folder for each class)")
 
 # %% ../nbs/lib/80_cli.ipynb #0f4521ff

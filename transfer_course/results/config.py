@@ -132,6 +132,7 @@ ARMS = {
     'random': 'random weights, all layers trained',
     'frozen': 'pretrained body kept as it is, head trained',
     'linear_probe': "a logistic regression on the pretrained body's features",
+    'fine_tuned': 'begins as the linear probe, then all layers trained',
     'random-linear_probe': "a logistic regression on a random body's features",
     'random-frozen': 'random body kept as it is, head trained'}
 
@@ -153,8 +154,8 @@ def setting(
 
 def _at_least(least): return lambda o: None if o is None or o >= least else f'give {least} or more'
 def _wrong_head(o):
-    if re.fullmatch(r'fastai|(avg|max)(-[1-9]\d{0,4})*', o): return None
-    return 'give fastai, avg or max, the latter two with the widths of hidden layers behind, as in avg-1024'
+    if re.fullmatch(r'fastai|stages|(avg|max)(-[1-9]\d{0,4})*', o): return None
+    return 'give fastai, stages, avg or max, the latter two with the widths of hidden layers behind, as in avg-1024'
 
 def _decay(o): return None if 0 <= o < 1 else 'it lies between 0 (none) and 1, such as 0.99'
 def _sides(o): return list(o) if isinstance(o, tuple) else o
@@ -173,12 +174,15 @@ class Config:
     schedule:Schedule = setting(MISSING, 'phases and learning rates', lambda o: o.name, condition=lambda o: getattr(o, 'name', o))
     per_class:int|None = setting(None, 'train on that many photos of each class', lambda o: f'n{o}', check=_at_least(1), option=int,
                                  condition=lambda o: o or 'all')
-    head:str = setting('fastai', 'fastai, avg, max, or avg-1024 for hidden layers', str, check=_wrong_head, option=str)
+    head:str = setting('fastai', 'fastai, avg, max, avg-1024 for hidden layers, or stages: one layer on several depths', str,
+                       check=_wrong_head, option=str)
     method:str = setting('squish', 'how a photo becomes a square', str, choices=('squish', 'crop', 'pad'), option=str)
     opt:str = setting('adam', 'optimizer', str, choices=('adam', 'sgd', 'momentum', 'rmsprop'), option=str)
     wd:int|float|None = setting(None, "weight decay; fastai's for the optimizer if not given", lambda o: f'wd{o}', check=_at_least(0),
                                 option=float)
-    augment:str = setting('none', 'what happens to training photos', str, choices=('none', 'flip'), option=str)
+    augment:str = setting('none', 'what happens to training photos', str, choices=('none', 'flip', 'standard', 'strong'), option=str)
+    folds:int = setting(1, 'cross-validate by so many nets, each trained without its part of the photos', lambda o: f'cv{o}',
+                        check=_at_least(1))
     class_weights:bool = setting(False, 'weigh the training loss by N/(classes × photos of the class)', lambda o: 'weighted', option=bool)
     smoothing:float = setting(0., 'of the labels, in training', lambda o: f'smooth{o:g}', check=_decay, option=float)
     ema:float = setting(0., 'decay of a moving average of the weights; 0: none', lambda o: f'ema{o:g}', check=_decay, option=float)

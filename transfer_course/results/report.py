@@ -35,7 +35,7 @@ from .store import *
 
 # %% ../../nbs/lib/24_results.report.ipynb #b536f2a9
 ARM_COLORS = {'pretrained': '#0072B2', 'random': '#D55E00', 'linear_probe': '#009E73', 'random-linear_probe': '#CC79A7',
-              'frozen': '#56B4E9', 'random-frozen': '#E69F00'}
+              'frozen': '#56B4E9', 'random-frozen': '#E69F00', 'fine_tuned': '#0072B2'}
 ARTICLE_COLOR = '#555555'
 _VERDICT_MARKS = {'holds': ('#009E73', '✓'), 'does not hold': ('#D55E00', '✗'), 'undecided': ('#E69F00', '?'),
                   'not comparable': ('#56B4E9', '≠'), 'not measured': ('#999999', '–'), 'opinion': ('#CC79A7', '“')}
@@ -360,7 +360,8 @@ def _wrong_pictures(fig, runs, ds, k, part):
     known = [ds.credits[o] for o in names if ds.credits.get(o, {}).get('author')]
     more = [f"Photos: {_credit(known)}"]*bool(known)
     things = _things(ds.info.get('source'))
-    if len(known)<len(names) and things=='photos': more.append(f'{_count(len(names)-len(known), "photographer")} not known')
+    unknown_ones = len(known)<len(names) and things=='photos' and ds.info.get('source')!='own folder' # one's own are one's own
+    if unknown_ones: more.append(f'{_count(len(names)-len(known), "photographer")} not known')
     return [f"The {_word(part)} {things} that each arm ({_seeds(runs)}) got wrong with most confidence", *more]
 
 @_styled

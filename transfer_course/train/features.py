@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DEPTHS', 'pooled_features', 'learner_features', 'features', 'class_numbers', 'depth_features', 'LinearProbe',
-           'fit_linear_probe', 'out_of_fold', 'features_learner', 'fit_logged', 'fit_head', 'nearest_photos',
-           'imagenet_opinion', 'imagenet_confidence', 'confidence_count']
+           'fit_linear_probe', 'fold_rows', 'fit_views', 'out_of_fold', 'features_learner', 'fit_logged', 'fit_head',
+           'nearest_photos', 'imagenet_opinion', 'imagenet_confidence', 'confidence_count']
 
 # %% ../../nbs/lib/36_train.features.ipynb #7902290c
 import warnings
@@ -26,6 +26,7 @@ from ..core import *
 from ..data.pictures import *
 from ..data.splits import *
 from ..results.store import *
+from ..stats import *
 from .cache import *
 from .callbacks import *
 from .models import *
@@ -201,6 +202,26 @@ def fit_linear_probe(
     w,b = reg.coef_, reg.intercept_
     if len(w) == 1: w,b = np.concatenate([-w, w])/2, np.concatenate([-b, b])/2 # two classes have one row
     return LinearProbe(w/std, b - (w/std)@mean, C)
+
+def fold_rows(
+    y:np.ndarray, # (photos,) numbers of classes
+    folds:int, # How many, fewer where a class has fewer photos
+    seed:int=0, # Of the draw
+) -> list: # Pairs of rows to fit on and rows to predict
+    "Folds of equal shares of the classes"
+    return _folds(y, None, seed, folds)
+
+def fit_views(
+    x:np.ndarray, mirrored:np.ndarray, # (photos, features) each
+    y:np.ndarray, # (photos,) numbers of classes
+    folds:list, # Pairs of rows to fit on and rows to predict
+) -> tuple: # (LinearProbe, were mirrored photos of use?, (photos, classes) by probes that did not see the photo)
+    "The linear probe on photos alone or with their mirror images, whichever gives photos it did not see the smaller loss"
+    def fitted(views):
+        probe,held_out = fit_linear_probe(views, y), np.zeros((len(y), y.max()+1))
+        for a,b in folds: held_out[b] = fit_linear_probe([o[a] for o in views], y[a], C=probe.C).predict_proba(x[b])
+        return probe, len(views) > 1, held_out
+    return min(map(fitted, ([x], [x, mirrored])), key=lambda o: mean_log_loss(o[2], y))
 
 def out_of_fold(
     x:np.ndarray|list, y:np.ndarray, # As for `fit_linear_probe`

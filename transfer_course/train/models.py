@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'find_arch', 'Weights', 'find_weights', 'read_tensors', 'load_weights', 'make_body', 'published_sha256',
-           'dense_layers', 'make_head', 'create_model', 'parameter_table', 'Photo', 'OpenPhoto', 'opener_of',
-           'PhotoBlock', 'class_of', 'LabelOf', 'picture_loaders', 'empty_loaders', 'test_loader', 'transfer_learner']
+           'Stages', 'stage_split', 'dense_layers', 'make_head', 'create_model', 'parameter_table', 'Photo',
+           'OpenPhoto', 'opener_of', 'PhotoBlock', 'class_of', 'LabelOf', 'picture_loaders', 'empty_loaders',
+           'test_loader', 'transfer_learner']
 
 # %% ../../nbs/lib/32_train.models.ipynb #2e3ecd42
 import warnings
@@ -313,6 +314,45 @@ def _load_into(net:nn.Module, arch:str, weights:Weights):
     return load_weights(net, full.state_dict())
 
 # %% ../../nbs/lib/32_train.models.ipynb #ef11e01e
+def _mean_of(x): # maps (n,c,h,w), a transformer's tokens (n,tokens,c), or what is pooled already (n,c)
+    return x.mean((2, 3)) if x.ndim == 4 else x.mean(1) if x.ndim == 3 else x
+
+class Stages(nn.Module):
+    "A body whose answer is the mean of its last map and of two stages before: (n,3,h,w) -> (n,features,1,1)"
+    def __init__(self, body):
+        super().__init__()
+        self.body,net = body, getattr(body, 'model', body)
+        nf = _count_features(body)
+        if info := getattr(net, 'feature_info', None): names = [o['module'] for o in info if o['num_chs'] != nf]
+        else: names = [o for o,_ in net.named_children()][:-1]
+        self.names = names[-2:]
+        with torch.no_grad(): self.features = _probe_width(self)
+
+    def extra_repr(self): return ', '.join(self.names)
+
+    def forward(self, x):
+        net = getattr(self.body, 'model', self.body)
+        with hook_outputs([net.get_submodule(o) for o in self.names], detach=False) as hooks:
+            y = self.body(x)
+            return torch.cat([_mean_of(o) for o in (*hooks.stored, y)], 1)[..., None, None]
+
+def _probe_width(stages) -> int:
+    "How many numbers it answers with, found by one picture"
+    training = stages.training
+    width = stages.eval()(torch.zeros(1, 3, 96, 96)).shape[1]
+    stages.train(training)
+    return width
+
+def stage_split(
+    model:nn.Module # Body of `Stages`, then a head
+) -> L: # Of lists of parameters: up to the first of the stages, the rest of the body, the head
+    "A splitter for rates that rise from the first layers to the head"
+    net = getattr(model[0].body, 'model', model[0].body)
+    last = params(net.get_submodule(model[0].names[0]))[-1]
+    ps = params(model[0])
+    i = 1 + next(i for i,o in enumerate(ps) if o is last)
+    return L(ps[:i], ps[i:], params(model[1:]))
+
 def dense_layers(
     widths, # Of the input, each hidden layer and the output
     dropout:float=0., # Before each dense layer
@@ -333,6 +373,7 @@ def make_head(
     if isinstance(n_out, tuple): return nn.Sequential(*make_head(kind, nf, math.prod(n_out), pool), nn.Unflatten(1, n_out))
     if wrong := _wrong_head(kind): raise CourseError(f"There is no head '{kind}': {wrong}.")
     if kind == 'fastai': return create_head(nf, n_out, pool=pool)
+    if kind == 'stages': kind = 'avg' # their means are the body's answer, see `Stages`
     how,*hidden = kind.split('-')
     pooling = [nn.AdaptiveAvgPool2d(1) if how == 'avg' else nn.AdaptiveMaxPool2d(1), Flatten()]
     return nn.Sequential(*pooling*pool, *dense_layers([nf, *map(int, hidden), n_out]))
@@ -341,6 +382,7 @@ def _count_features(
     body:nn.Module # As from `make_body`
 ) -> int: # Channels of its last map
     "How many features a body has"
+    if isinstance(body, Stages): return body.features
     if not isinstance(body, TimmBody): return num_features_model(body)
     return body.model.num_features if body.needs_pool else getattr(body.model, 'head_hidden_size', body.model.num_features)
 
@@ -353,6 +395,7 @@ def create_model(
 ) -> nn.Module: # `nn.Sequential(body, head)`: (n,3,h,w) -> (n,n_out) or (n,questions,classes)
     "Body and head. The body is made first, from the same random numbers in both arms, so the heads start equal"
     body = make_body(arch, weights, load)
+    if head == 'stages': body = Stages(body)
     nf = _count_features(body)
     return add_head(body, nf, n_out, head=make_head(head, nf, n_out, getattr(body, 'needs_pool', True)))
 
@@ -487,6 +530,7 @@ def transfer_learner(
         warnings.warn(f"These loaders normalise with means {used}, and the weights of {arch} want {weights.mean}: "
                       "were they used for another net before? Make new ones.", stacklevel=2)
     split = model_meta.get(_BUILDERS.get(arch), _default_meta)['split']
+    if head == 'stages': split = stage_split
     model = create_model(arch, get_c(dls), weights, load, head).to(dls.device)
     cbs = [UseNumerics(numerics or choose_numerics(arch, processor_kind(device))), *L(kwargs.pop('cbs', None))]
     return Learner(dls, model, splitter=split, metrics=metrics, cbs=cbs, **kwargs)

@@ -30,6 +30,7 @@ from .callbacks import *
 from .features import *
 from .loop import *
 from .models import *
+from .recipe import *
 
 # %% ../../nbs/lib/38_train.predict.ipynb #d81b7e05
 _all_ = ['load_learner_of', 'require_weights'] # made in train.loop, looked for here
