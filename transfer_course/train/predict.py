@@ -104,7 +104,8 @@ def _read_text(probs, classes) -> dict: # pred, confidence, chars: (character, p
 
 # %% ../../nbs/lib/38_train.predict.ipynb #2430d4a1
 def _best_run() -> Run: # With its weights beside it
-    "The run that predicts if none is named: the best by validation accuracy, of your own photos' if there are any, else of the course's"
+    "The run that predicts if none is named: what the recipe chose last, else the best by validation accuracy, your own photos' first"
+    if chosen := chosen_run(): return chosen
     for chapter in ['own', *sorted(o.name for o in runs_path().glob('[!.]*/') if o.name != 'own')]:
         runs = load_runs(chapter, committed=False, status='finished')
         runs = [r for r in runs if r.config.target == 'class' and r.weights_path.exists()]

@@ -169,11 +169,10 @@ def control(
 
 def chosen_run(
     chapter:str='own' # Folder of the runs
-) -> Run: # Its test part is open
+) -> Run|None: # Its test part is open, its weights are beside it
     "What the latest run of the recipe chose"
     runs = [r for r in load_runs(chapter, committed=False, status='finished') if r.config.head == 'stages' and r.test]
-    if not runs: raise CourseError('No run on your own photos has finished yet: `transfer_course run --data FOLDER` makes one.')
-    return max(runs, key=lambda r: r.path.stat().st_mtime)
+    return max((r for r in runs if r.weights_path.exists()), key=lambda r: r.path.stat().st_mtime, default=None)
 
 def find_rate(
     exp:Experiment # As from `own_experiment`
