@@ -108,9 +108,9 @@ def opened(o): return PILImage.create(o.with_suffix('.png')).rotate(90)
 ITEMS = 'paths', 'strings', 'names', 'label files', 'table', 'own opening'
 TARGETS = dict(category=(CategoryBlock, word), multi=(MultiCategoryBlock, words), number=(RegressionBlock, number),
                numbers=(functools.partial(RegressionBlock, n_out=2), numbers))
-ITEM = dict(none=[], dark=[Dark], flip=[FlipItem], grey=[lambda: Wrapped(tv.Grayscale(3))], shade=[ChanceShade], rare=[ChanceRare],
+ITEM = dict(none=[], dark=[Dark], flip=[FlipItem], center=[lambda: Wrapped(tv.CenterCrop(14))], shade=[ChanceShade], rare=[ChanceRare],
             erase=[lambda: ChanceWrapped(tv.RandomApply([tv.Pad(0)], p=.01))], pad=[lambda: CropPad(24)])
-BATCH = dict(none=[], normalize=[lambda: Normalize.from_stats([.5]*3, [.5]*3, cuda=False)], invert=[Invert], flip=[FlipBatch],
+BATCH = dict(none=[], normalize=[lambda: Normalize.from_stats([.5], [.5], cuda=False)], invert=[Invert], flip=[FlipBatch],
              mirror=[ChanceMirror], aug=[lambda: aug_transforms(size=16)])
 RESIZE = dict(squish=lambda: Resize(16, method='squish'), crop=lambda: Resize(16), tall=lambda: Resize((24, 16), method='squish'))
 CHANCE_ITEM,CHANCE_BATCH = {'flip', 'shade', 'rare', 'erase'}, {'flip', 'mirror', 'aug'}
