@@ -40,6 +40,28 @@ def test_faults_of_the_machine_are_sentences(command, capsys):
         assert err.startswith('transfer_course: ') and err.count('\n') == 1, fault
         with pytest.raises(type(fault)): main(['cache', '--debug'])
 
+def test_where_runs_cannot_be_kept(monkeypatch, tmp_path, capsys):
+    "A file in the place of the folder, a folder without the right to write, and a run that another process holds"
+    folder,words = tmp_path/'runs', ['run', 'flowers', '--scale', 'sample', '--size', '32', '--seeds', '1']
+    monkeypatch.setenv('TRANSFER_COURSE_RUNS', str(folder))
+    def says():
+        assert main(words) == 2
+        err = capsys.readouterr().err.splitlines()
+        return err[-1] if 'Traceback' not in err else ''
+    folder.touch()
+    assert 'runs/flowers' in (said := says()) and 'name another place' in said
+    folder.unlink()
+    folder.mkdir(mode=0o500)
+    if not os.access(folder, os.W_OK): assert 'get the right to it' in says() # root may write anywhere
+    folder.chmod(0o700)
+    exp = cli._experiment(cli._parser('run').parse_args(words))
+    name = exp.name(exp.arms[0], exp.seeds[0])
+    hold = f"from transfer_course.core import *\nwith locked(runs_path('flowers', '{name}.json')): print(flush=True); input()"
+    with subprocess.Popen([sys.executable, '-c', hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        other.stdout.readline()
+        assert 'Another process is working on' in (said := says()) and name in said
+        other.communicate('\n')
+
 def test_a_fault_of_ours_shows_where(command):
     command(raises(KeyError('x')))
     with pytest.raises(KeyError): main(['cache'])

@@ -92,9 +92,11 @@ def _experiment(args):
 
 def _own_experiment(args, scale, settings):
     "The recipe on a reader's own photos, at its own rate, a given one, or the one that fastai's finder suggests"
+    from transfer_course.data.fetch import data_sets
     from transfer_course.data.sets import get_data
     from transfer_course.train.recipe import RATE, find_rate, own_experiment
-    ds = get_data(args.data, scale or 'quick', labels=args.labels)
+    folder = Path(args.data).expanduser().resolve()
+    ds = get_data(args.data if args.data in data_sets() and not folder.is_dir() else folder, scale or 'quick', labels=args.labels)
     try: exp = own_experiment(ds, scale, lr=float(args.lr) if args.lr and args.lr != 'find' else RATE, **settings)
     except ValueError: raise CourseError(f"--lr {args.lr}: give a number, such as 1e-4, or find.") from None
     return find_rate(exp) if args.lr == 'find' else exp

@@ -54,8 +54,7 @@ def usual_range(lo:float, hi:float) -> tuple:
 def _eight_bits(a, values) -> np.ndarray:
     "An array of any kind of numbers as bytes: the first of `values` is black, the second white"
     lo,hi = values or usual_range(*_extremes(a))
-    scaled = (np.nan_to_num(a.astype('float32')) - lo)*(255/max(hi-lo, 1e-12))
-    return (scaled + .5).clip(0, 255).astype('uint8')
+    return ((np.nan_to_num(a.astype('float32')).clip(lo, hi) - lo)*(255/max(hi-lo, 1e-12)) + .5).astype('uint8')
 
 def _flat_rgb(im):
     "A strip of a picture in RGB, its transparent parts white"
@@ -95,7 +94,8 @@ def why_unreadable(error, head):
         pixels = re.search(r'\d{6,}', str(error))
         return f"its header announces {int(pixels[0]):,} pixels" if pixels else 'its header announces too many pixels'
     if is_heif(head): return 'it is HEIC, an iPhone\'s format, which `pip install pi-heif` reads'
-    if isinstance(error, UnidentifiedImageError): return 'it is no picture, whatever its name says'
+    if isinstance(error, UnidentifiedImageError):
+        return 'Pillow can\'t read its kind: save it as JPEG' if begins_as_picture(head) else 'it is no picture, whatever its name says'
     return 'it is cut short' if 'truncated' in str(error).lower() else f'it is damaged ({error})'
 
 # %% ../../nbs/lib/10_data.pictures.ipynb #acb67dd5
@@ -133,6 +133,8 @@ def open_picture(
 ): # A PIL picture: upright, RGB, transparent parts white
     "Read one picture as the eye would see it, of an animation the first frame; a `CourseError` names a file that can't be read"
     if isinstance(source, np.ndarray): return _upright_rgb(_from_array(source, values))
+    if not isinstance(source, (str, os.PathLike, bytes, Image.Image)):
+        raise CourseError(f"A {type(source).__name__} is no picture: give a path, a file's bytes, a PIL picture or an array.")
     name = 'The picture' if isinstance(source, (bytes, Image.Image)) else source
     try:
         if isinstance(source, Image.Image):

@@ -14,6 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
+from unicodedata import normalize
 
 from ..core import *
 from .fetch import *
@@ -78,7 +79,8 @@ class _Folder:
             found = self.passed.update(["in folders that can't be opened"]) or []
         above = above | {(o.st_dev, o.st_ino)}
         for o in found:
-            if not o.name.startswith('.') and o.name not in _DROPPINGS: self._add(o, above)
+            if o.name in _DROPPINGS and os.path.isdir(o.path): self.passed[f'in {o.name}'] += sum(len(o[2]) for o in os.walk(o.path))
+            elif not o.name.startswith('.') and o.name not in _DROPPINGS: self._add(o, above)
 
     def _add(self, o, above):
         "Put one thing where it belongs"
@@ -245,39 +247,40 @@ def own_data(
 
 
 # %% ../../nbs/lib/14_data.sets.ipynb #945f6703
-_FILE = {'file', 'filename', 'file_name', 'image', 'image_id', 'path', 'name', 'id'}
-_LABEL = {'label', 'labels', 'class', 'category', 'target'}
+_FILE = 'file', 'filename', 'file_name', 'image', 'image_id', 'path', 'name', 'id'
+_LABEL = 'label', 'labels', 'class', 'category', 'target'
 
-def _read_csv(path) -> list: # Of (file, label)
+def _read_csv(path) -> list: # Of (file, label), the head among them
     "The rows of a table of labels"
     try: text = path.read_text(encoding='utf-8-sig')
     except (OSError, UnicodeError) as e:
         raise CourseError(f"The table of labels {path} can't be read ({e}): save it as CSV in UTF-8.") from None
     head = text.partition('\n')[0]
-    try: head,*rows = csv.reader(io.StringIO(text, newline=''), delimiter=max(',;\t', key=head.count))
+    try: rows = list(csv.reader(io.StringIO(text, newline=''), delimiter=max(',;\t', key=head.count)))
     except (csv.Error, ValueError) as e: raise CourseError(f"The table of labels {path} is no CSV ({e}).") from None
-    words = [o.strip().lower() for o in head]
+    words = [o.strip().lower() for o in rows[0]] if rows else []
     if len(words) < 2: raise CourseError(f"The table of labels {path} has one column: it needs two, file and label.")
-    file,label = (next((i for i,o in enumerate(words) if o in known), usual) for known,usual in ((_FILE, 0), (_LABEL, 1)))
+    file,label = (next((words.index(o) for o in known if o in words), usual) for known,usual in ((_FILE, 0), (_LABEL, 1)))
     return [(o[file].strip(), o[label].strip()) for o in rows if len(o) > max(file, label)]
 
 def _labelled(root, table, passed) -> dict:
     "Name to class of all pictures below `root`, as a table says; None for those that it does not name"
-    names,rows = root.below(), _read_csv(table)
-    called = {}
+    names,rows,called = root.below(), _read_csv(table), {}
+    def plain(o): return normalize('NFC', o) # a Mac may write ä as two characters
     for o in names:
-        for short in {o, Path(o).name, Path(o).with_suffix('').as_posix(), Path(o).stem}: called.setdefault(short, set()).add(o)
+        for short in {o, Path(o).name, Path(o).with_suffix('').as_posix(), Path(o).stem}: called.setdefault(plain(short), set()).add(o)
     found = dict.fromkeys(names)
-    for file,label in rows:
-        one = {file} if file in found else called.get(file.replace('\\', '/').removeprefix('./'), set())
+    def named(file): return {file} if file in found else called.get(plain(file.replace('\\', '/').removeprefix('./')), set())
+    for file,label in rows if named(rows[0][0]) and rows[0][0].lower() not in _FILE else rows[1:]: # a table may have no head
+        one = named(file)
         if len(one) > 1: raise CourseError(f"{table} says '{file}', and there are {len(one)} such pictures: name their folders too.")
         if not one: passed[f'rows of {table.name} without a picture'] += 1
         for o in one:
             if found[o] not in (None, label or None): raise CourseError(f"{table} gives {o} two classes, '{found[o]}' and '{label}'.")
             found[o] = printable(label) or None
     if not any(found.values()):
-        raise CourseError(f"None of the {len(rows):,} rows of {table} names a picture in {root.path}: "
-                          f"the first says '{rows[0][0] if rows else ''}', and a picture there is '{names[0] if names else 'none'}'.")
+        raise CourseError(f"None of the {len(rows)-1:,} rows of {table} names a picture in {root.path}: "
+                          f"the last says '{rows[-1][0]}', and a picture there is '{names[0] if names else 'none'}'.")
     return found
 
 # %% ../../nbs/lib/14_data.sets.ipynb #b78dd2e4

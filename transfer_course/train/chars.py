@@ -18,7 +18,6 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ..core import *
 from ..data.captchas import *
-from ..data.pictures import PICTURE_ENDINGS
 from ..data.sets import *
 from ..data.splits import *
 from ..results.report import *
@@ -104,8 +103,7 @@ def text_data(
 ) -> TextSet: # Named after the folder
     "Pictures of texts as a data set; a text that does not fit the others is a `CourseError`"
     folder = Path(folder)
-    files = [o for o in folder.rglob('*') if o.suffix.lower() in PICTURE_ENDINGS and not o.name.startswith('.')]
-    names = sorted(o.relative_to(folder).as_posix() for o in files)
+    names = sorted(o.relative_to(folder).as_posix() for o in pictures_below(folder))
     if not names: raise CourseError(f"{folder} holds no pictures: what is wanted are files named by the text they show, such as "
                                     "A1B2C3.jpg.")
     labels = _texts_of_table(folder/table, names) if table else {o: Path(o).stem for o in names}

@@ -147,10 +147,11 @@ def training_photos(
     "The photos a run was trained on, where they are on this machine"
     name = run.data.name
     if folder: return get_data(Path(folder).expanduser().resolve())
-    if name.startswith('own:'):
-        raise CourseError(f"The run was trained on a folder '{name[4:]}', and runs keep no paths: give it with `--data FOLDER`.")
     if name.startswith('sample-'): return get_data(name.removeprefix('sample-'), 'sample')
-    archive = data_sets().get(name, {}).get('archive')
+    if name not in data_sets():
+        raise CourseError(f"The run was trained on a folder '{name.removeprefix('own:')}', and runs keep no paths: "
+                          "give it with `--data FOLDER`.")
+    archive = data_sets()[name].get('archive')
     places = [mirror_path('archives', archive), runs_path('data', 'archives', archive)] if archive else []
     if places and not any(o and o.exists() for o in places):
         raise CourseError(f"The photos of {name} are not on this machine: `transfer_course data {name}` fetches them.")
