@@ -25,7 +25,15 @@ from transfer_course.data.splits import split_by_hash
 from transfer_course.results.config import Schedule
 from transfer_course.results.store import commit, load_runs, read_run
 from transfer_course.train.loop import Experiment, load_learner_of, log_epoch
-from transfer_course.train.models import find_weights, make_body, read_tensors
+from transfer_course.train.models import (
+    _count_features,
+    create_model,
+    find_weights,
+    load_weights,
+    make_body,
+    read_tensors,
+    stage_split,
+)
 
 def quiet(run, row): pass
 
@@ -183,6 +191,34 @@ def test_weights_are_data(tmp_path, monkeypatch):
     torch.save(dict(state_dict=wrapped, hook=Program()), tmp_path/'net.pth')
     with pytest.raises(CourseError, match='wants to execute'): read_tensors(tmp_path/'net.pth')
     assert not (tmp_path/'executed').exists()
+
+@pytest.mark.parametrize(('change', 'says'), [
+    (lambda v: v*float('nan'), 'no finite numbers'), (lambda v: v.to(torch.int8), 'another architecture'),
+    (lambda v: v.to_sparse(), 'more than tensors'), (lambda v: v.to('meta'), 'more than tensors')])
+def test_weights_that_are_no_weights(change, says, tmp_path):
+    net = timm.create_model('test_resnet')
+    own = net.state_dict()
+    torch.save(dict(ema=dict(model=own)), tmp_path/'net.pth')
+    assert load_weights(net, read_tensors(tmp_path/'net.pth')) == len(own)
+    torch.save({k: change(v) if v.is_floating_point() else v for k,v in own.items()}, tmp_path/'net.pth')
+    with pytest.raises(CourseError, match=says): load_weights(net, read_tensors(tmp_path/'net.pth'))
+
+@pytest.mark.parametrize('arch', ['timm:test_vit', 'timm:swin_tiny_patch4_window7_224'])
+def test_stages_of_transformers(arch):
+    "Of one width, of a fixed size, with channels last"
+    model = create_model(arch, 2, find_weights(arch, 'random'), head='stages')
+    stages = model[0]
+    widths = {o['module']: o['num_chs'] for o in stages.body.model.feature_info}
+    assert stages.features == sum(widths[o] for o in stages.names) + _count_features(stages.body) and len(stages.names) == 2
+    assert all(map(len, stage_split(model)))
+
+def test_stages_of_other_nets():
+    "Of nets that are one chain of layers, and of those that do not tell how their maps lie"
+    for arch in 'torchvision:vgg11', 'torchvision:squeezenet1_1':
+        model = create_model(arch, 2, find_weights(arch, 'random'), head='stages')
+        assert all(map(len, stage_split(model))) and model.eval()(torch.rand(1, 3, 64, 64)).shape == (1, 2)
+    with pytest.raises(CourseError, match='channels last'):
+        create_model('torchvision:swin_t', 2, find_weights('torchvision:swin_t', 'random'), head='stages')
 
 def test_a_download_is_held_against_its_published_hash(tmp_path, monkeypatch):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))

@@ -178,7 +178,12 @@ def _no_weights(arch:str, requested:str, scale:str) -> CourseError: # To be rais
 _scalar = np.float64(0).__reduce__()[0]
 _AS_DATA = [argparse.Namespace, pathlib.PosixPath, pathlib.WindowsPath, pathlib.PurePosixPath, np.dtype, type(np.dtype('f4')),
             type(np.dtype('f8')), type(np.dtype('i8')), *((_scalar, f'numpy.{o}.multiarray.scalar') for o in ('core', '_core'))]
-_INSIDE = 'state_dict', 'model_state_dict', 'model', 'net', 'state_dict_ema'
+_INSIDE = ('state_dict', 'model_state_dict', 'model', 'net', 'module', 'params', 'weights',
+           'state_dict_ema', 'model_ema', 'ema', 'ema_state_dict')
+
+def _holds_numbers(o) -> bool:
+    "Is it a tensor of real numbers, all there?"
+    return isinstance(o, torch.Tensor) and o.layout == torch.strided and not (o.is_meta or o.is_complex() or o.is_quantized)
 
 def read_tensors(
     path:str|Path # .safetensors, .pth or .pt
@@ -197,8 +202,8 @@ def read_tensors(
         why = f'it wants to execute {code[1]}' if code else type(e).__name__
         raise CourseError(f"The weights {path.name} can't be read ({why}): the file is damaged or no file of tensors. Fetch it again, or "
                           "save the net's `state_dict()` alone.") from None
-    if isinstance(sd, dict): sd = next((sd[k] for k in _INSIDE if isinstance(sd.get(k), dict)), sd)
-    if not isinstance(sd, dict) or not all(isinstance(v, torch.Tensor) for v in sd.values()):
+    while isinstance(sd, dict) and (k := next((o for o in _INSIDE if isinstance(sd.get(o), dict)), None)): sd = sd[k]
+    if not isinstance(sd, dict) or not all(isinstance(k, str) and _holds_numbers(v) for k,v in sd.items()):
         raise CourseError(f"The weights {path.name} hold more than tensors by name: save the net's own `state_dict()` and name that file.")
     return {k: v.float() if v.is_floating_point() else v for k,v in sd.items()}
 
@@ -217,6 +222,8 @@ def _classifier(net:nn.Module) -> tuple:
     said = (getattr(net, 'pretrained_cfg', None) or {}).get('classifier')
     return tuple(f'{o}.' for o in ([said] if isinstance(said, str) else said)) if said else _CLASSIFIERS
 
+def _alike(a, b) -> bool: return a.shape == b.shape and a.is_floating_point() == b.is_floating_point()
+
 def load_weights(
     net:nn.Module, # A whole net, classifier included
     tensors:dict, # Name to tensor
@@ -225,15 +232,18 @@ def load_weights(
     "Load by name, else by order where all shapes agree; the classifier may differ or be missing, anything else is a `CourseError`"
     own,given = net.state_dict(), {}
     for k,v in tensors.items(): given.setdefault(b if (b := _bare(k, own)) not in given else k, v) # of two nets, one is left over
-    fits = {k: v for k,v in given.items() if k in own and own[k].shape == v.shape}
+    fits = {k: v for k,v in given.items() if k in own and _alike(own[k], v)}
     def others(names, classifier): return [k for k in names if k not in fits and not k.startswith(classifier) and not k.endswith(_IDLE)]
     lacks,over = others(own, _classifier(net)), others(given, _CLASSIFIERS)
-    if lacks and [v.shape for v in tensors.values()] == [v.shape for v in own.values()]:
+    if lacks and len(own) == len(tensors) and all(map(_alike, own.values(), tensors.values())):
         fits,lacks,over = dict(zip(own, tensors.values(), strict=True)), [], []
     if lacks or over:
         def few(names): return ', '.join(names[:3]) + f' and {len(names)-3} more'*(len(names) > 3)
         raise CourseError(f"{name} belong to another architecture" + f"; missing: {few(lacks)}"*bool(lacks)
                           + f"; left over: {few(over)}"*bool(over) + ". Name the architecture they were trained for.")
+    if odd := next((k for k,v in fits.items() if not v.isfinite().all()), None):
+        raise CourseError(f"{name} hold values that are no finite numbers, first in {odd}: the training that made them diverged. "
+                          "Take an earlier file.")
     net.load_state_dict({**own, **fits})
     return len(fits)
 
@@ -314,19 +324,26 @@ def _load_into(net:nn.Module, arch:str, weights:Weights):
     return load_weights(net, full.state_dict())
 
 # %% ../../nbs/lib/32_train.models.ipynb #ef11e01e
-def _mean_of(x): # maps (n,c,h,w), a transformer's tokens (n,tokens,c), or what is pooled already (n,c)
-    return x.mean((2, 3)) if x.ndim == 4 else x.mean(1) if x.ndim == 3 else x
+def _mean_of(x, channels=1): # maps (n,c,h,w) or (n,h,w,c), a transformer's tokens (n,tokens,c), or what is pooled already (n,c)
+    if not isinstance(x, torch.Tensor): return torch.cat([_mean_of(o, channels) for o in x], 1) # of several branches
+    return x.mean((2, 3) if channels == 1 else (1, 2)) if x.ndim == 4 else x.mean(1) if x.ndim == 3 else x
 
 class Stages(nn.Module):
     "A body whose answer is the mean of its last map and of two stages before: (n,3,h,w) -> (n,features,1,1)"
     def __init__(self, body):
         super().__init__()
-        self.body,net = body, getattr(body, 'model', body)
+        self.body,net,above = body, getattr(body, 'model', body), ''
         nf = _count_features(body)
-        if info := getattr(net, 'feature_info', None): names = [o['module'] for o in info if o['num_chs'] != nf]
-        else: names = [o for o,_ in net.named_children()][:-1]
-        self.names = names[-2:]
-        with torch.no_grad(): self.features = _probe_width(self)
+        if info := getattr(net, 'feature_info', None): # a plain transformer's stages are all of one width
+            names = [o['module'] for o in info if o['num_chs'] != nf] or [o['module'] for o in info[:-1]]
+        else:
+            while len(inner := [o for o in net.named_children() if params(o[1])]) == 1: above,net = f'{above}{inner[0][0]}.', inner[0][1]
+            names = [above+o for o,_ in inner[:-1]]
+        self.names,cfg = names[-2:], getattr(net, 'default_cfg', {})
+        sides = cfg['input_size'][-1:] if cfg.get('fixed_input_size') else (96, 128)
+        with torch.no_grad(): widths = {_probe_width(self, o) for o in sides}
+        if len(widths) > 1: raise CourseError("The maps of this net have channels last: take such a net of timm's, or another head.")
+        self.features, = widths
 
     def extra_repr(self): return ', '.join(self.names)
 
@@ -334,12 +351,13 @@ class Stages(nn.Module):
         net = getattr(self.body, 'model', self.body)
         with hook_outputs([net.get_submodule(o) for o in self.names], detach=False) as hooks:
             y = self.body(x)
-            return torch.cat([_mean_of(o) for o in (*hooks.stored, y)], 1)[..., None, None]
+            channels = 3 if getattr(net, 'output_fmt', 'NCHW') == 'NHWC' else 1
+            return torch.cat([*(_mean_of(o, channels) for o in hooks.stored), _mean_of(y)], 1)[..., None, None]
 
-def _probe_width(stages) -> int:
+def _probe_width(stages, side) -> int:
     "How many numbers it answers with, found by one picture"
     training = stages.training
-    width = stages.eval()(torch.zeros(1, 3, 96, 96)).shape[1]
+    width = stages.eval()(torch.zeros(1, 3, side, side)).shape[1]
     stages.train(training)
     return width
 

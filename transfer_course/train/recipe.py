@@ -116,6 +116,7 @@ def _cost(exp:Experiment) -> tuple: # Seconds a photo in training and in evaluat
     "One small step of the net on this machine"
     size,bs = exp.config.size, 4
     net = create_model(exp.full_arch, 2, exp.found_weights, head='stages')
+    refuse_size(net[0], exp.full_arch, size)
     x = torch.zeros(bs, 3, *(size if isinstance(size, tuple) else (size, size)))
     leaves = [m for m in net.modules() if not list(m.children())]
     with hook_outputs(leaves, detach=False) as hooks:
