@@ -214,7 +214,7 @@ def test_stages_of_transformers(arch):
 
 def test_stages_of_other_nets():
     "Of nets that are one chain of layers, and of those that do not tell how their maps lie"
-    for arch in 'torchvision:vgg11', 'torchvision:squeezenet1_1':
+    for arch in 'torchvision:vgg11', 'torchvision:squeezenet1_1', 'timm:vgg11':
         model = create_model(arch, 2, find_weights(arch, 'random'), head='stages')
         assert all(map(len, stage_split(model))) and model.eval()(torch.rand(1, 3, 64, 64)).shape == (1, 2)
     with pytest.raises(CourseError, match='channels last'):

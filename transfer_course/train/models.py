@@ -334,9 +334,9 @@ class Stages(nn.Module):
         super().__init__()
         self.body,net,above = body, getattr(body, 'model', body), ''
         nf = _count_features(body)
-        if info := getattr(net, 'feature_info', None): # a plain transformer's stages are all of one width
-            names = [o['module'] for o in info if o['num_chs'] != nf] or [o['module'] for o in info[:-1]]
-        else:
+        info = getattr(net, 'feature_info', [])
+        told = [o for o in info if o['num_chs'] != nf] or info[:-1] # a plain transformer's stages are all of one width
+        if not (names := [o['module'] for o in told if params(net.get_submodule(o['module']))]):
             while len(inner := [o for o in net.named_children() if params(o[1])]) == 1: above,net = f'{above}{inner[0][0]}.', inner[0][1]
             names = [above+o for o,_ in inner[:-1]]
         self.names,cfg = names[-2:], getattr(net, 'default_cfg', {})
