@@ -193,7 +193,7 @@ class Frozen(Trained):
         "The head alone, on activations, in every phase; on pictures its numbers would be others in half precision"
         learn.freeze()
         worker = learn.precompute()
-        if isinstance(worker, HeadLearner): return worker
+        if getattr(worker, 'whole', None) is learn: return worker
         raise CourseError(f"This arm keeps activations, and there is no room for them in {runs_path('cache')}: `transfer_course cache "
                           "--clean` makes some, TRANSFER_COURSE_RUNS names another folder, TRANSFER_COURSE_CACHE_GB another limit.")
 
