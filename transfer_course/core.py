@@ -322,7 +322,9 @@ def hash_files(
                 res[i] = on_error(paths[i], e)
     new = {}
     for o in paths:
-        with suppress(OSError): new[repr(_state(o))] = _state(o)
+        with suppress(OSError):
+            state = _state(o)
+            new[repr(state)] = state
     new = {k: o for k,o in new.items() if o not in _hashed}
     large = sum(o[2] for o in new.values()) >= _WORTH
     if large: _hashed.update((new[k], v) for k,v in _hash_table('select * from hashes where state = ?', [(k,) for k in new]))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEPTHS', 'pooled_features', 'learner_features', 'features', 'class_numbers', 'depth_features', 'LinearProbe',
-           'fit_linear_probe', 'fold_rows', 'fit_views', 'out_of_fold', 'features_learner', 'fit_logged', 'fit_head',
+           'fold_rows', 'fit_linear_probe', 'fit_views', 'out_of_fold', 'features_learner', 'fit_logged', 'fit_head',
            'nearest_photos', 'imagenet_opinion', 'imagenet_confidence', 'confidence_count']
 
 # %% ../../nbs/lib/36_train.features.ipynb #7902290c
@@ -168,8 +168,13 @@ class LinearProbe:
         "Numbers of the likeliest classes"
         return self.logits(x).argmax(1)
 
-def _folds(y, groups, seed, most=5):
-    "Folds of equal shares of the classes; who belongs to one group comes into one fold"
+def fold_rows(
+    y:np.ndarray, # (photos,) numbers of classes
+    most:int=5, # Folds, fewer where a class has fewer photos
+    groups:np.ndarray|None=None, # (photos,): what belongs to one group comes into one fold
+    seed:int=0, # Of the draw
+) -> list: # Pairs of rows to fit on and rows to predict
+    "Folds of equal shares of the classes"
     k = min(most, np.bincount(y).min())
     if k < 2: raise CourseError("A class has one photo to train with, and the linear probe chooses its regularisation by "
                                 "cross-validation: give it two of each.")
@@ -179,7 +184,7 @@ def _folds(y, groups, seed, most=5):
 def _regression(x, y, groups, seed, C):
     "scikit-learn's logistic regression, its strength given or chosen"
     if C: return LogisticRegression(C=C, max_iter=1000).fit(x, y), C
-    reg = LogisticRegressionCV(Cs=_CS, cv=_folds(y, groups, seed), max_iter=1000, scoring='neg_log_loss').fit(x, y)
+    reg = LogisticRegressionCV(Cs=_CS, cv=fold_rows(y, groups=groups, seed=seed), max_iter=1000, scoring='neg_log_loss').fit(x, y)
     return reg, float(np.ravel(reg.C_)[0])
 
 def fit_linear_probe(
@@ -203,14 +208,6 @@ def fit_linear_probe(
     if len(w) == 1: w,b = np.concatenate([-w, w])/2, np.concatenate([-b, b])/2 # two classes have one row
     return LinearProbe(w/std, b - (w/std)@mean, C)
 
-def fold_rows(
-    y:np.ndarray, # (photos,) numbers of classes
-    folds:int, # How many, fewer where a class has fewer photos
-    seed:int=0, # Of the draw
-) -> list: # Pairs of rows to fit on and rows to predict
-    "Folds of equal shares of the classes"
-    return _folds(y, None, seed, folds)
-
 def fit_views(
     x:np.ndarray, mirrored:np.ndarray, # (photos, features) each
     y:np.ndarray, # (photos,) numbers of classes
@@ -233,7 +230,7 @@ def out_of_fold(
     "Cross-validated predictions of the linear probe"
     views,y = _views(x), np.asarray(y)
     probs = np.zeros((len(y), y.max()+1))
-    for a,b in _folds(y, groups, seed, folds):
+    for a,b in fold_rows(y, folds, groups, seed):
         probe = fit_linear_probe([o[a] for o in views], y[a], None if groups is None else np.asarray(groups)[a], seed, C)
         probs[b] = probe.predict_proba([o[b] for o in views])
     return probs

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fastai.vision.all import CancelFitException, L, Learner, aug_transforms, risinstance
+from fastai.vision.all import CancelFitException, L, Learner, ProgressCallback, aug_transforms, risinstance
 from fastcore.basics import patch
 from safetensors import safe_open
 from safetensors.torch import save as tensors_as_bytes
@@ -323,6 +323,8 @@ class Experiment:
     def found_weights(self): return find_weights(self.full_arch, self.config.weights, self.config.scale)
     @cached_property
     def _split(self): return self.split(self.dataset)
+    @cached_property
+    def _values(self): return value_range([self.dataset.path/o for o in self._split.train]) # one for all arms and seeds
 
     def split_for(self, seed:int) -> Split: # Validation and test are the same for every seed
         "The names a seed trains on; `per_class` draws them by the seed"
@@ -336,9 +338,9 @@ class Experiment:
     def new_run(self, arm:str, seed:int) -> Run: # Nothing is written
         "A run that has not begun"
         split,w,ds = self.split_for(seed), self.found_weights, self.dataset
-        info = ds.info | dict(values=value_range([ds.path/o for o in self._split.train])) # one for all seeds
         config = replace(self.config, bs=min(self.config.bs, len(split.train)))
         length = len(ds.labels[split.train[0]]) if config.target == 'text' else None
+        info = ds.info | dict(values=self._values)
         return new_run(self.chapter, config, arm, seed, info, split, self.weights_for(arm).to_dict(), arch=self.full_arch,
                        classes=tuple(ds.classes), numerics=choose_numerics(self.full_arch), arch_kwargs=w.kwargs,
                        normalize=Normalization(tuple(w.mean), tuple(w.std)), length=length,
@@ -572,7 +574,7 @@ def load_learner_of(
     learn = transfer_learner(dls, run.arch, weights, False, _arm(run.arm).head(config), numerics)
     try: learn.model.load_state_dict(tensors)
     except RuntimeError as e: raise _damaged(run.weights_path, run, e) from None
-    learn.remove_cbs([cb for cb in learn.cbs if type(cb).__name__ == 'ProgressCallback'])
+    learn.remove_cb(ProgressCallback)
     return learn
 
 # %% ../../nbs/lib/37_train.loop.ipynb #fcfea97b

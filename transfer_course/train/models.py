@@ -103,13 +103,13 @@ def _weights_in(path:Path, about:_About, requested:str, source:str, arch:str) ->
     if about.sha256: _refuse_other(path, about.sha256, 'the JSON beside it says')
     mean,std = _stats(arch)
     return Weights(requested, source, about.official or about.genuine, list(about.mean or mean), list(about.std or std), path,
-                   sha256(path), about.kwargs, about.what)
+                   content_hash(path), about.kwargs, about.what)
 
 def _refuse_other(path:Path, said:str, who:str):
     "A file whose SHA-256 begins in another way than was said is a `CourseError`"
-    if not (found := sha256(path)).startswith(said):
-        raise CourseError(f"{path} is damaged or another file: its SHA-256 is {found[:8]}…, and {who} {said[:8]}…. Remove it, and fetch "
-                          "it again.")
+    if not (found := content_hash(path)).startswith(said):
+        raise CourseError(f"{path} is damaged or another file: its SHA-256 is {found[:8]}…, and {who} {said[:8]}…. "
+                          "Remove it, and fetch it again.")
 
 def _from_mirror(arch:str, tag:str) -> Weights|None:
     "Weights on the mirror for this library and net; `imagenet` takes only those whose JSON says `official`"
@@ -128,7 +128,7 @@ def _from_package(arch:str) -> Weights|None:
     try: p = Path(getattr(importlib.import_module(module), cls).get_model_file_path())
     except ImportError: return None
     cfg = timm.get_pretrained_cfg(short_arch(arch))
-    return Weights('imagenet', f'package {module}', True, list(cfg.mean), list(cfg.std), p, sha256(p),
+    return Weights('imagenet', f'package {module}', True, list(cfg.mean), list(cfg.std), p, content_hash(p),
                    what='trained on ImageNet by TensorFlow, ported to PyTorch')
 
 def _stats(arch:str) -> tuple:
@@ -315,7 +315,7 @@ def _load_into(net:nn.Module, arch:str, weights:Weights):
     said = published_sha256(path)
     if said: _refuse_other(path, said, 'its name says')
     elif path.suffix != '.safetensors': raise CourseError(f"Nothing tells whether {path} is what was published: put it on a mirror.")
-    weights.sha256,weights.official = sha256(path), bool(said)
+    weights.sha256,weights.official = content_hash(path), bool(said)
     if library == 'torchvision':
         older = re.compile(r'(denselayer\d+\.(?:norm|conv))\.([12])') # names in torchvision's own files of DenseNets
         return load_weights(net, {older.sub(r'\1\2', k): v for k,v in read_tensors(path).items()}, f"The weights {path.name}")

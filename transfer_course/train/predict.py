@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastai.data.load import to_device
-from fastai.vision.all import load_learner, nn
+from fastai.vision.all import ProgressCallback, load_learner, nn
 
 from ..core import *
 from ..data.fetch import *
@@ -137,7 +137,7 @@ def _open_learner(path):
     except Exception as e: # a pickle fails in any way it likes
         raise CourseError(f"{path} can't be loaded as a learner with classes ({type(e).__name__}: {str(e)[:80]}). "
                           f"`transfer_course export RUN {path.name}` writes one.") from None
-    learn.remove_cbs([cb for cb in learn.cbs if type(cb).__name__ == 'ProgressCallback'])
+    learn.remove_cb(ProgressCallback)
     return learn
 
 def training_photos(
