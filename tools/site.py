@@ -47,6 +47,8 @@ def _follow_directives(cell):
     "Do what nbdev leaves to quarto, and take the directives out"
     given = cell.directives_
     tags = list(cell.metadata.get('tags', []))
+    if alt := ' '.join(given.get('fig-alt:', [])): # for nbconvert, and for myst-nb
+        cell.metadata |= dict(alt=alt, mystnb=dict(image=dict(alt=alt)))
     if {'export', 'exports', 'exporti'} & given.keys(): tags.append('exported')
     if given.get('echo:') == ['false']: tags.append('remove-input')
     if ['false'] in (given.get('output:'), given.get('include:')): cell.outputs = []

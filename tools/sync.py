@@ -44,6 +44,8 @@ def make_readme(
     resources = dict(unique_key='README', output_files_dir='README_files')
     page = nbformat.reads(as_json(page_of(read_nb(notebook))), 4)
     text,resources = MarkdownExporter().from_notebook_node(page, resources)
+    alts = (o.metadata.get('alt', 'figure') for o in page.cells if 'image/png' in str(o.get('outputs')))
+    text = re.sub(r'!\[png\]', lambda m: f'![{next(alts)}]', text)
     title,rest = text.lstrip().split('\n', 1)
     text = f'{title}\n\n<!-- Made from nbs/{notebook.name} by `make readme`: edit it there. -->\n{rest}'
     shutil.rmtree(dest/'README_files', ignore_errors=True)
