@@ -6,13 +6,12 @@ import json
 import random
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 import pytest
 from made_up import a_chapter, rows
 
 from transfer_course import core
-from transfer_course.core import CourseError, course_path, read_json, results_path, runs_path
+from transfer_course.core import CourseError, course_path, read_json, runs_path
 from transfer_course.data.sets import aside_path, own_data
 from transfer_course.data.splits import Split
 from transfer_course.results import store
@@ -28,7 +27,6 @@ from transfer_course.results.store import (
     read_run,
     save,
     save_counts,
-    score,
 )
 
 @pytest.fixture
@@ -124,29 +122,6 @@ def test_the_courses_results_name_commits_of_this_history():
     made = [(file, o) for file,o in store.every_result() if o.code]
     assert len(made) > 150
     assert not [(file, store.key_of(o), o.code.commit) for file,o in made if o.code.dirty or o.code.commit not in known]
-
-@pytest.mark.parametrize('chapter', sorted(p.name for p in results_path().glob('*/') if (p/'runs.jsonl').exists()))
-def test_every_committed_figure_follows_from_what_was_kept(chapter):
-    "Accuracy, intervals and losses from the predictions; counts from the split; the kept epoch from the epochs"
-    for run in load_runs(chapter, own=False):
-        rows,split,acc = run.predictions(), run.split(), [e.valid_acc for e in run.epochs]
-        assert run.status == 'finished' and run.best_epoch == acc.index(max(acc))
-        assert run.kept_epoch == (run.best_epoch if run.config.checkpoint == 'best' else len(acc)-1)
-        assert run.valid.acc == pytest.approx(acc[run.kept_epoch], abs=1e-6)
-        assert (run.data.split.train, run.data.split.valid, run.data.split.test) == tuple(map(len, (split.train, split.valid, split.test)))
-        for part,said,names in ('valid', run.valid, split.valid), ('test', run.test, split.test):
-            of_part = rows[rows.part == part]
-            assert list(dict.fromkeys(of_part.name)) == list(names)*bool(said), (run.name, part)
-            if not said: continue
-            again = score(of_part, run.classes)
-            assert replace(again, loss=None) == replace(said, loss=None, epoch=None, opened=None), (run.name, part)
-            p = of_target(of_part, run.classes) # kept to five digits, so the loss lies between these two
-            assert -np.log((p+6e-6).clip(max=1)).mean() <= said.loss <= -np.log((p-6e-6).clip(1e-9)).mean(), (run.name, part)
-
-def of_target(rows, classes):
-    "The probability of each row's own class"
-    if 'p_target' in rows: return rows.p_target.to_numpy()
-    return rows[[f'p_{c}' for c in classes]].to_numpy()[np.arange(len(rows)), [classes.index(o) for o in rows.target]]
 
 # --- The reader's own ---
 
