@@ -1,7 +1,7 @@
 """Golden runs: one tiny training for each way through the code, on one thread with the kernels of AVX2, in seconds.
 
 `python tests/golden.py OUT.json [ROAD …]` writes their numbers. `test_golden.py` compares them with `golden.json`, which is written anew
-only when `TRAINING_VERSION` is raised. Needs no mirror and no network."""
+only when `TRAINING_VERSION` is raised. `--gpu` pretends that there is a GPU. Needs no mirror and no network."""
 # ruff: noqa: E402 (kernels and threads are set before torch is imported)
 import os
 import sys
@@ -13,6 +13,7 @@ if __name__ == '__main__': # before torch is imported
     os.environ.update(CUDA_VISIBLE_DEVICES='', TRANSFER_COURSE_RUNS=TMP.name)
     os.environ.update(dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS'), '1'))
     for o in 'TRANSFER_COURSE_MIRROR', 'TRANSFER_COURSE_SHELF', 'TRANSFER_COURSE_SCALE': os.environ.pop(o, None)
+import contextlib
 import json
 import warnings
 from dataclasses import asdict
@@ -23,9 +24,10 @@ warnings.filterwarnings('ignore')
 import timm
 import torch
 from fastai.vision.all import nn
+from pretend_gpu import pretended_gpu
 from safetensors.torch import save_file
 
-from transfer_course.core import seed_everything
+from transfer_course.core import get_device, seed_everything
 from transfer_course.data.captchas import DIGITS, CaptchaStyle
 from transfer_course.data.sets import get_data
 from transfer_course.data.splits import Split, split_sample
@@ -101,7 +103,7 @@ def fit(work, numerics=None, head='avg', flip=False, load=True):
     ds = get_data('flowers', 'sample')
     split = few_of(ds)
     seed_everything(0)
-    dls = picture_loaders(ds, split, 32, 8, device='cpu', batch_tfms=[FlipBatch()] if flip else None).decoded()
+    dls = picture_loaders(ds, split, 32, 8, device=get_device(), batch_tfms=[FlipBatch()] if flip else None).decoded()
     learn = transfer_learner(dls, NET, FILE, load, head, numerics or Numerics(), 'sample')
     log = EpochLog()
     with learn.no_bar(), learn.no_logging():
@@ -155,6 +157,7 @@ def brief(o):
 if __name__ == '__main__':
     torch.set_num_threads(1)
     write_weights()
-    found = {k: brief(ROADS[k]()) for k in sys.argv[2:] or ROADS}
+    gpu, names = '--gpu' in sys.argv, [o for o in sys.argv[2:] if o != '--gpu']
+    with pretended_gpu() if gpu else contextlib.nullcontext(): found = {k: brief(ROADS[k]()) for k in names or ROADS}
     lines = [f'"training_version": {TRAINING_VERSION}', *(f'"{k}": {json.dumps(v)}' for k, v in found.items())]
     Path(sys.argv[1]).write_text('{' + ',\n'.join(lines) + '}\n')

@@ -93,7 +93,7 @@ def test_without_onnx(trained, tmp_path, monkeypatch):
 def test_maps_add_up_to_the_output(trained):
     run,data = trained
     learn = learner_of(run)
-    xb = torch.rand(3, 3, 64, 64)
+    xb = torch.rand(3, 3, 64, 64).to(learn.dls.device)
     with torch.no_grad(): logits = learn.model.eval()(xb)
     for k,bias in enumerate(learn.model[1][-1].bias.detach()):
         assert torch.allclose(evidence_maps(learn, xb, k).mean((1, 2, 3)) + bias, logits[:,k], atol=1e-3)
