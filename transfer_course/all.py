@@ -33,6 +33,7 @@ from .train.explain import *
 from .train.features import *
 from .train.loop import *
 from .train.models import *
+from .train.norms import *
 from .train.numerics import *
 from .train.precompute import *
 from .train.predict import *
