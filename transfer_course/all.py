@@ -38,6 +38,7 @@ from .train.numerics import *
 from .train.precompute import *
 from .train.predict import *
 from .train.recipe import *
+from .train.scores import *
 from .train.suspects import *
 from .workbook import expect  # noqa: F401
 
