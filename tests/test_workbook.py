@@ -77,6 +77,24 @@ def test_real_copies_hold_no_solutions(path):
         # nbdev_test passes over flagged cells: a check without its answer would fail, an answer without its check be untested
         assert len({w._is_skipped(before[i]) for i in (*e.answers, e.check)}) == 1, e
 
+@pytest.mark.slow
+@pytest.mark.parametrize('path', REAL, ids=lambda o: o.stem)
+def test_run_all_reaches_the_end(path, tmp_path, monkeypatch):
+    "A copy as it was given, without GPU, photos, token and network: only exercises stop, and say that there is no answer yet"
+    for o in ('TRANSFER_COURSE_MIRROR', 'KAGGLE_API_TOKEN', 'KAGGLE_USERNAME', 'IN_TEST'): monkeypatch.delenv(o, raising=False)
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    monkeypatch.setenv('KAGGLE_CONFIG_DIR', str(tmp_path/'no-token'))
+    nb = w._read(path)
+    given = reader_copy(nb, name=path.name)
+    copy = write(tmp_path/'mine'/path.name, given)
+    cells = [dict(id=o['id'], source=o['source'], check=False) for o in given['cells'] if o['cell_type'] == 'code']
+    ended = w._run_once(cells, copy, copy.parent, 3600)
+    assert set(ended) == {'setup', *(o['id'] for o in cells)}
+    unanswered = {e.check for e in exercises(nb, path.name)}
+    for o in cells:
+        status,error,words = ended[o['id']]
+        assert (status, error) in (('ok', ''), *[('error', 'NotAnswered')]*(o['id'] in unanswered)), (o['source'][:200], error, words)
+
 def test_chapters_have_exercises(): assert len(exercises(w._read(ROOT/'nbs/01_flowers.ipynb'))) >= 5
 
 NBDEV = '''
