@@ -95,10 +95,12 @@ def reader_copy(
     answers:bool=False, # Keep the solutions: the instructor's copy
     name:str='the notebook', # For sentences about its marks
 ): # A notebook of its own
-    "A chapter to work in: a line to fill in for each solution, and no output that would tell"
+    "A chapter to work in: a line to fill in for each solution, no output that would tell, and checks that do not stop `Run All`"
     nb = deepcopy(nb)
     for i,cell in enumerate(nb['cells']):
         source = _blanked(cell, f'{name}, {_where(i, cell)}')
+        if _is_check(cell) and not answers: # its sentence is an error, and `Run All` goes on
+            cell['metadata'] = cell['metadata'] | dict(tags=[*cell['metadata'].get('tags', []), 'raises-exception'])
         if answers or (source == cell['source'] and not _is_check(cell)): continue
         cell.update(source=source, outputs=[], execution_count=None)
     return nb
