@@ -79,7 +79,9 @@ class Runs:
             moving = 'peak_memory_mb', 'opened', 'made', 'commit', 'dirty'
             if isinstance(o, dict): return {k: still(v) for k,v in o.items() if 'seconds' not in k and k not in moving}
             return [still(v) for v in o] if isinstance(o, list) else o
-        return still(json.loads(text))
+        d = json.loads(text)
+        if 'checks' in d: del d['fingerprint'] # of the cache, the time when it was made included
+        return still(d)
 
     def end(self, root): return {o: self._tell(b) if o.endswith('.json') else b for o,b in content(root).items()}
 
@@ -235,7 +237,7 @@ class Cache:
         with self.learner().no_bar() as learn: learn.precompute()
 
     def _told(self, name, b):
-        if name.endswith('meta.json'): return {k: v for k,v in json.loads(b).items() if k != 'made'}
+        if name.endswith('meta.json'): return {k: v for k,v in json.loads(b).items() if k not in ('made', 'fingerprint')}
         return hashlib.sha256(b).hexdigest()
 
     def end(self, root): return {o: self._told(o, b) for o,b in content(root).items()}

@@ -261,6 +261,9 @@ def _read_csv(path) -> list: # Of (file, label), the head among them
     words = [o.strip().lower() for o in rows[0]] if rows else []
     if len(words) < 2: raise CourseError(f"The table of labels {path} has one column: it needs two, file and label.")
     file,label = (next((words.index(o) for o in known if o in words), usual) for known,usual in ((_FILE, 0), (_LABEL, 1)))
+    if len(words) > 2 and all({o.strip() for i,o in enumerate(row) if i != file} <= {'0', '1'} for row in rows[1:]):
+        raise CourseError(f"The table of labels {path} has a column of zeros and ones for each class, such as '{rows[0][label]}': "
+                          "write the names of the classes into one column, 'label'.")
     return [(o[file].strip(), o[label].strip()) for o in rows if len(o) > max(file, label)]
 
 def _labelled(root, table, passed) -> dict:

@@ -31,7 +31,7 @@ from .cache import *
 from .callbacks import *
 from .models import *
 from .precompute import *
-from .precompute import _activations_key, _evaluating, _precision
+from .precompute import _activations_key, _evaluating, _precision, _weights_hash
 
 # %% ../../nbs/lib/36_train.features.ipynb #e754288f
 def pooled_features(
@@ -76,12 +76,13 @@ def learner_features(
     names, # Names of it, with a class or without, in any order
     layers:list|None=None, # As for `pooled_features`
     mirrored:bool=False, # Left and right exchanged
+    among=None, # Names, these among them, whose features come from one pass; None: `names`
 ) -> np.ndarray|dict: # As from `pooled_features`, in the order of `names`
     "Features by a learner's body, computed once and kept on disk"
-    here = sorted(set(names))
+    here = sorted(set(among or names))
     if not here: raise CourseError(f"No photos of {ds.name} were named: features need one at least.")
     dl = test_loader(learn.dls, ds, here)
-    key = dict(_activations_key(learn.model[0], dl, 1, *_precision(learn)), layers=layers, mirrored=mirrored)
+    key = dict(_activations_key(_weights_hash(learn.model[0]), dl, 1, *_precision(learn)), layers=layers, mirrored=mirrored)
     def compute():
         found = pooled_features(learn, _Mirrored(dl) if mirrored else dl, layers)
         return list(found.values()) if layers else [found]
@@ -111,10 +112,7 @@ def features(
     "A body's features: computed once for the whole data set, so that all splits share one pass"
     names = list(names)
     learn = _body_learner(ds, names, arch, size, weights, scale)
-    whole = ds.names if set(names) <= set(ds.names) else sorted(set(names))
-    place = {o: i for i,o in enumerate(whole)}
-    rows,found = [place[o] for o in names], learner_features(learn, ds, whole, layers, mirrored)
-    return {k: x[rows] for k,x in found.items()} if layers else found[rows]
+    return learner_features(learn, ds, names, layers, mirrored, ds.names if set(names) <= set(ds.names) else None)
 
 def class_numbers(
     ds, # A `DataSet`

@@ -6,7 +6,7 @@
 __all__ = ['OPTIMIZERS', 'find_arch', 'Weights', 'find_weights', 'read_tensors', 'load_weights', 'make_body', 'published_sha256',
            'Stages', 'stage_split', 'dense_layers', 'make_head', 'create_model', 'parameter_table', 'Photo',
            'OpenPhoto', 'opener_of', 'PhotoBlock', 'class_of', 'LabelOf', 'picture_loaders', 'empty_loaders',
-           'test_loader', 'transfer_learner']
+           'test_loader', 'refuse_size', 'transfer_learner']
 
 # %% ../../nbs/lib/32_train.models.ipynb #2e3ecd42
 import warnings
@@ -479,14 +479,14 @@ def picture_loaders(
     num_workers:int|None=None, # None: none on a CPU, where training needs the cores itself; up to 8 with a GPU
     target:TransformBlock|None=None, # What a label becomes; None: one of the data set's classes
     batch_tfms=None, # Of training batches, such as `FlipBatch()`
-    values:tuple|None=None, # Of pictures with more than 8 bits; None: read off the training part
+    values:tuple|str|None='measured', # Of pictures with more than 8 bits, None where there are none; 'measured' on the training part
 ) -> DataLoaders: # Train and valid; `train` shuffled with its own generator
     "fastai's `DataBlock` over the names of a split. Seed before calling: the loaders draw their generators here"
     device = device or get_device()
     if num_workers is None: num_workers = 0 if device == 'cpu' else min(8, os.cpu_count())
     names = [*split.train, *split.valid]
     valid = range(len(split.train), len(names))
-    values = values or value_range([ds.path/n for n in split.train])
+    if values == 'measured': values = value_range([ds.path/n for n in split.train])
     block = DataBlock(blocks=(PhotoBlock(values), target or CategoryBlock(vocab=ds.classes)), splitter=IndexSplitter(valid),
                       get_y=LabelOf(ds.path, ds.labels), item_tfms=Resize(size, method=method), batch_tfms=batch_tfms)
     bs = min(bs, len(split.train))
@@ -525,6 +525,20 @@ test_loader.__test__ = False # pytest would take it for a test
 # fastai's optimizers by the names that a config has; its Adam decouples weight decay, as AdamW does
 OPTIMIZERS = {'adam': Adam, 'sgd': SGD, 'rmsprop': RMSProp, 'momentum': functools.partial(SGD, mom=.9)}
 
+def refuse_size(
+    body, # As from `make_body`
+    arch:str, # Its name
+    size:tuple, # Pixels: (width, height)
+):
+    "A net that can't take pictures of a size is a `CourseError`, before anything is trained or written"
+    body.eval()
+    try:
+        with torch.no_grad(): body(torch.zeros(1, 3, *size[::-1], device=next(body.parameters()).device))
+    except (RuntimeError, AssertionError, ValueError) as e:
+        why = ' '.join(str(e).split())[:150]
+        raise CourseError(f"{arch} can't take pictures of {size[0]} × {size[1]} pixels ({why}): choose another size.") from None
+    body.train()
+
 def transfer_learner(
     dls, # Loaders with photos in [0,1] after their item transforms; `Normalize` is added if they have none
     arch:str, # `resnet18`, `timm:inception_v3`, …
@@ -550,5 +564,6 @@ def transfer_learner(
     split = model_meta.get(_BUILDERS.get(arch), _default_meta)['split']
     if head == 'stages': split = stage_split
     model = create_model(arch, get_c(dls), weights, load, head).to(dls.device)
+    for o in dls.after_item.fs.filter(risinstance(Resize)): refuse_size(model[0], arch, o.size)
     cbs = [UseNumerics(numerics or choose_numerics(arch, processor_kind(device))), *L(kwargs.pop('cbs', None))]
     return Learner(dls, model, splitter=split, metrics=metrics, cbs=cbs, **kwargs)

@@ -6,7 +6,6 @@
 __all__ = ['Rows', 'RowsDL', 'FrozenInEval', 'OnActivations', 'HeadLearner']
 
 # %% ../../nbs/lib/34_train.precompute.ipynb #bd7a2924
-import ast
 import contextlib
 import dis
 import functools
@@ -435,9 +434,9 @@ def _refuse_odd(x, shape, item):
 
 @functools.cache
 def _versions() -> dict:
-    "What else decides about pixels and activations: libraries by version, this package by its code without comments"
-    def code(module): return ast.dump(ast.parse(Path(find_spec(f'transfer_course.{module}').origin).read_text(encoding='utf-8')))
-    return versions() | {o: fingerprint(code(o)) for o in ('data.pictures', 'train.callbacks', 'train.models', 'train.precompute')}
+    "What else decides about pixels and activations: libraries by version, this package by its code"
+    modules = 'data.pictures', 'train.callbacks', 'train.models', 'train.precompute'
+    return versions() | {o: content_hash(find_spec(f'transfer_course.{o}').origin) for o in modules}
 
 def _item_words(dl) -> dict:
     "What is done to each picture from its opening on; the split stands in it where it matters"
@@ -660,7 +659,7 @@ def _evaluating(model:nn.Module, dtype, channels_last:bool):
     finally:
         for m,o in modes.items(): m.training = o
 
-def _activations(learn, below:nn.Module, dl, views:int=1) -> Tensor|None: # (views × items, …), mapped; None where there is no room
+def _activations(learn, below:nn.Module, net:str, dl, views:int=1) -> Tensor|None: # (views × items, …), mapped; None where there is no room
     "What the lower half says about a loader's pictures, computed once"
     dtype,channels_last = _precision(learn)
     n = len(dl.dataset)
@@ -679,7 +678,7 @@ def _activations(learn, below:nn.Module, dl, views:int=1) -> Tensor|None: # (vie
     def read(entry):
         x = _mapped(entry, getattr(torch, entry.about['dtype']))
         return x.permute(0, 3, 1, 2) if entry.about['nhwc'] else x
-    return cached('activations', _activations_key(below, dl, views, dtype, channels_last), plan, read)
+    return cached('activations', _activations_key(net, dl, views, dtype, channels_last), plan, read)
 
 def _refuse_moods(below, xb, y):
     "A picture whose activations hang on its company in a batch, or on chance, can't be asked once: a `CourseError`"
@@ -709,14 +708,14 @@ def _fill_activations(outputs, out:Tensor, nhwc:bool):
         out[i:i+len(y)] = (y.permute(0, 2, 3, 1) if nhwc else y).cpu()
         i += len(y)
 
-def _activations_key(below, dl, views, dtype, channels_last) -> dict:
-    "All that decides them"
+def _activations_key(net:str, dl, views, dtype, channels_last) -> dict:
+    "All that decides them; `net` is `_weights_hash` of the lower half"
     files,split = fingerprint(_digests(dl), 32), dl.dataset.split_idx
     tfms = [describe(o) for o in (_opening(dl)[1], _active(dl.after_item, split), _active(dl.after_batch, split))]
     drawn = dict(bs=dl.bs) if _chance(dl) else {} # a batch is drawn for at once
     device = torch.device(dl.device)
     gpu = torch.cuda.get_device_name(device) if device.type == 'cuda' else None
-    return dict(drawn, files=files, transforms=tfms, split=split, views=views, net=_weights_hash(below),
+    return dict(drawn, files=files, transforms=tfms, split=split, views=views, net=net,
                 precision=str(dtype), channels_last=channels_last, device=processor_kind(device.type), gpu=gpu, **_versions())
 
 # %% ../../nbs/lib/34_train.precompute.ipynb #d412a332
@@ -887,8 +886,8 @@ def precompute(self:Learner,
     if at: below.requires_grad_(False)
     _say_what_sleeps(below)
     below.to(self.dls.device)
-    dls = _decoded_if_fixed(self.dls)
-    def of(i, dl): return _activations(self, below, dl, views or 1 if i == 0 else 1) if len(dl.dataset) else torch.empty(0)
+    dls,net = _decoded_if_fixed(self.dls), _weights_hash(below)
+    def of(i, dl): return _activations(self, below, net, dl, views or 1 if i == 0 else 1) if len(dl.dataset) else torch.empty(0)
     with fork_rng(): parts = [of(i, dl) for i,dl in enumerate(dls.loaders)]
     if any(x is None for x in parts): return _twin(self, dls, self.model, [FrozenInEval(below)])
     dtype = None if _trains_in_half(self) else torch.float32 # the lower half may have run in another precision

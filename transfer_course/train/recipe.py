@@ -43,7 +43,7 @@ class FineTuned(Probed):
         "The probe first; then all phases, or each fold"
         split,config = exp.split_for(keep.record.seed), keep.record.config
         names = sorted(split.train + split.valid*(config.folds > 1))
-        probe,flips,_ = self.fit(exp, learn, names, config)
+        probe,flips,*_ = self.fit(exp, learn, names, config)
         if config.folds > 1: return names, self._cross_validate(exp, learn, keep, names, probe, flips)
         if not flips: learn.dls = exp.learner(keep.record, flips=False).dls
         learn.add_cb(BatchNormEval(learn.model[0]))
@@ -115,9 +115,10 @@ def own_experiment(
 def _cost(exp:Experiment) -> tuple: # Seconds a photo in training and in evaluation, bytes a photo in training
     "One small step of the net on this machine"
     size,bs = exp.config.size, 4
+    size = size if isinstance(size, tuple) else (size, size)
     net = create_model(exp.full_arch, 2, exp.found_weights, head='stages')
-    refuse_size(net[0], exp.full_arch, size)
-    x = torch.zeros(bs, 3, *(size if isinstance(size, tuple) else (size, size)))
+    refuse_size(net[0], exp.full_arch, size[::-1])
+    x = torch.zeros(bs, 3, *size)
     leaves = [m for m in net.modules() if not list(m.children())]
     with hook_outputs(leaves, detach=False) as hooks:
         net(x).sum().backward()
