@@ -216,6 +216,8 @@ def test_weights_from_the_caches(tmp_path, monkeypatch, there):
     assert (w.source, w.official) == ('mirror', True)
     got,want = make_body('timm:test_resnet', w).state_dict(), load(body)
     assert len(got) > 10 and all(torch.equal(v, want[k.removeprefix('model.')]) for k,v in got.items())
+    (there/'weights'/'test_resnet.imagenet-timm.safetensors').write_bytes(save(timm.create_model('test_resnet').state_dict()))
+    with pytest.raises(CourseError, match='another file: its SHA-256 is .*the JSON beside it says'): find_weights('timm:test_resnet')
     lite = 'timm:tf_efficientnet_lite0'
     a,b = (make_body(lite, find_weights(lite, scale=o)).state_dict() for o in ('quick', 'sample'))
     assert find_weights(lite).source == 'mirror' and all(torch.equal(a[k], b[k]) for k in b)
