@@ -29,6 +29,7 @@ from .train.cache import *
 from .train.callbacks import *
 from .train.chapter import *
 from .train.chars import *
+from .train.costs import *
 from .train.explain import *
 from .train.features import *
 from .train.loop import *
