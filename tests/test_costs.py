@@ -40,8 +40,9 @@ for _ in range(3):
 print(said/(now('VmHWM')-before))
 '''
 
-CASES = [('tf_efficientnet_lite0', 'nothing', 16, .06), ('tf_efficientnet_lite0', 'rest', 64, .1)]
-MORE = [('tf_efficientnet_lite0', 'nothing', 64, .06), ('tf_efficientnet_lite0', 'learn', 64, .06),
+CASES = [('tf_efficientnet_lite0', 'nothing', 16, .06)]
+MORE = [('tf_efficientnet_lite0', 'rest', 64, .1), ('tf_efficientnet_lite0', 'nothing', 64, .06),
+        ('tf_efficientnet_lite0', 'learn', 64, .06),
         ('tf_efficientnet_lite0', 'rest', 16, .15),
         ('resnet18', 'nothing', 64, .06), ('resnet18', 'learn', 64, .1)]
 
