@@ -103,8 +103,10 @@ def _own_experiment(args, scale, settings):
 
 def _run_own(exp, args):
     "The plan, the recipe, and its choice in a sentence"
-    from transfer_course.train.recipe import control, plan, run_own
-    print(plan(exp), flush=True)
+    from transfer_course.train.recipe import MINUTES, control, plan, run_own, within
+    left_out = ''
+    if not args.resume: exp,left_out = within(exp, args.minutes or MINUTES) # what was begun is finished
+    print(plan(exp), *filter(None, [left_out]), sep='\n', flush=True)
     runs,chosen = run_own(exp, resume=args.resume, fresh=args.fresh)
     print(f"\nChosen by photos that it did not train on: {chosen.arm}, {chosen.valid.acc:.1%} of {chosen.valid.n:,}. "
           f"On {chosen.test.n:,} test photos, opened now: {chosen.test.acc:.1%} "
@@ -136,6 +138,7 @@ def _with_settings(parser):
           _arg('--epochs', type=_number(int, 1, 100_000), help='epochs of the last phase of the schedule'),
           _arg('--seeds', help='how many (3), or which (0,4 or 4,)'),
           _arg('--lr', help='own photos: the highest rate of fine-tuning, or find: what fastai suggests'),
+          _arg('--minutes', type=_number(float, .1, 1e5), help='own photos: fine-tune only where the run takes no longer (default: 2)'),
           _arg('--control', action='store_true', help='own photos: also the same net with random weights'),
           _arg('--resume', action='store_true', help='continue runs that were stopped'),
           _arg('--fresh', action='store_true', help='train again what is there'), _COMMIT)
