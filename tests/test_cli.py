@@ -133,6 +133,13 @@ def test_runs_are_listed_and_none_starts(runs, capsys):
     out = capsys.readouterr().out
     assert out.startswith('Your own: 0 runs.\nOf the course: ') and 'validation' in out and not runs.exists()
 
+@pytest.mark.filterwarnings('error')
+def test_what_data_leave_beside_runs_is_no_run(runs, capsys):
+    (runs/'data').mkdir(parents=True)
+    (runs/'data'/'own-photos.split.json').write_text('{}')
+    assert main(['runs']) == 0
+    assert capsys.readouterr().out.startswith('Your own: 0 runs.')
+
 def test_data_says_where_a_set_is(runs, capsys, monkeypatch):
     monkeypatch.delenv('TRANSFER_COURSE_MIRROR', raising=False)
     assert main(['data']) == 0

@@ -605,7 +605,7 @@ def largest_committed(
 
 def _chapters(own:bool) -> list: # Names
     "Chapters that have results"
-    return sorted(p.name for p in results_path(own=own).glob('*/') if not p.name.startswith('.'))
+    return sorted(p.name for p in results_path(own=own).glob('*/') if p.name not in ('data', 'cache') and not p.name.startswith('.'))
 
 def find_run(
     name:str, # A run's name, or a path to its JSON
