@@ -138,7 +138,7 @@ def _with_settings(parser):
           _arg('--epochs', type=_number(int, 1, 100_000), help='epochs of the last phase of the schedule'),
           _arg('--seeds', help='how many (3), or which (0,4 or 4,)'),
           _arg('--lr', help='own photos: the highest rate of fine-tuning, or find: what fastai suggests'),
-          _arg('--minutes', type=_number(float, .1, 1e5), help='own photos: fine-tune only where the run takes no longer (default: 2)'),
+          _arg('--minutes', type=_number(float, .1, 1e5), help='own photos: fine-tune only where the run takes no longer (default: 10)'),
           _arg('--control', action='store_true', help='own photos: also the same net with random weights'),
           _arg('--resume', action='store_true', help='continue runs that were stopped'),
           _arg('--fresh', action='store_true', help='train again what is there'), _COMMIT)

@@ -83,7 +83,7 @@ FOLDS = 3 # each fold costs its share of the steps; two would train on half of t
 STEPS = 120 # of 16 photos, for all folds together: a minute or two on two processor cores
 PASSES = 4, 12 # but at least and at most so many times through all photos: fastai's `fine_tune(5)` makes six through four fifths
 RATE = 1e-4 # of the upper stages and the head; the first layers take a tenth
-MINUTES = 2. # what a run may take, unless its reader says otherwise
+MINUTES = 10. # what a run may take, unless its reader says otherwise
 
 def _schedule(n:int, folds:int, lr:float=RATE) -> Schedule:
     "One cycle of a number of steps, in whole epochs"
