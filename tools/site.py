@@ -24,7 +24,7 @@ from transfer_course.core import CourseError, atomic, read_json
 from transfer_course.workbook import reader_copy
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = 'course', 'primer', 'learning', 'when', 'own_photos', 'help', 'glossary' # not chapters, in this order; others follow
+PAGES = 'course', 'primer', 'learning', 'when', 'own_photos', 'capstone', 'teach', 'help', 'glossary' # no chapters, in this order
 
 # --- A notebook as a page ---
 

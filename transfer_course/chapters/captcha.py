@@ -73,7 +73,6 @@ def committed(
     if 'variant' not in where: usual['schedule'] = _SETTINGS[scale]['schedule'].name # a variant has a schedule of its own
     return committed_runs('captcha', arms, scale=scale, **usual | where)
 
-# %% ../../nbs/04_captcha.ipynb #db4c9756
 def lead(
     runs # Of both arms, the same seeds
 ) -> dict: # As `paired_difference`
@@ -90,7 +89,6 @@ def speed_gain(
     pairs = [(found.get(('random', s)), o) for (a,s),o in sorted(found.items()) if a == 'pretrained']
     return np.log([random/ours for random,ours in pairs if random and ours])
 
-# %% ../../nbs/04_captcha.ipynb #2ceae6bb
 def runs_of_pets() -> list: # Of `Run`, both arms
     "The course's own runs of the article's other half, in its own recipe"
     return largest_committed('pets', ('pretrained', 'random'), 'plateau')
@@ -129,7 +127,6 @@ def on_photos(
     light = .5*photos + 127.
     return (pictures.float()/255*light).to(pictures.dtype)
 
-# %% ../../nbs/04_captcha.ipynb #d43e69c5
 def photo_data(
     n:dict, # Part to number of pictures
     style:CaptchaStyle, # Of the texts
@@ -158,8 +155,6 @@ def _put_on_photos(plain, dest, style, i):
 
 # %% ../../nbs/04_captcha.ipynb #ab4f864f
 CURVE = (300, 24), (3600, 2), (7200, 1) # pictures, epochs: as many steps as the 1,200 pictures of `sample` in six
-
-# %% ../../nbs/04_captcha.ipynb #0111b202
 PATIENCE = 32 # epochs for the random arm alone
 MORE = 7200, 5 # pictures, epochs: nearly as many steps
 
