@@ -50,6 +50,13 @@ def test_pattern_of_a_page(path):
         if re.search(r'^#\|\s*hide\b', source(c), re.M): assert c['metadata'].get('jupyter') == dict(source_hidden=True), source(c)[:80]
 
 @each(PAGES)
+def test_figures_have_alternative_texts(path):
+    "A line `#| fig-alt: …` that says what the figure shows"
+    for c in code(path):
+        shows = any('image/' in ' '.join(o.get('data', {})) for o in c['outputs'])
+        assert not shows or re.search(r'^#\| fig-alt: .{40}', source(c), re.M), source(c)[:80]
+
+@each(PAGES)
 def test_commands_exist(path):
     known = next(o.choices for o in _parser()._actions if o.choices)
     for command in re.findall(r'(?:^|`|/)transfer_course ([a-z]+)', words(path), re.M): assert command in known, command
